@@ -1,0 +1,165 @@
+"""What a provider is: the four questions each catalog module answers, and their types.
+
+A provider knows no Dagster and moves no bytes by itself.  It tells how its catalog is
+asked, what an item means, where an asset's bytes live, and who is asking.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
+
+if TYPE_CHECKING:
+    from obstore.store import ObjectStore
+
+Item = dict[str, Any]
+"""A STAC item as JSON."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchWindow:
+    """One question to a catalog: a half-open span of time and one box."""
+
+    start: datetime
+    """First instant, inclusive, UTC."""
+    end: datetime
+    """First instant after the window, exclusive, UTC."""
+    bbox: tuple[float, float, float, float]
+    """West, south, east, north with west <= east; degrees, WGS 84."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dialect:
+    """How one catalog speaks STAC search."""
+
+    page_size: int
+    """Largest ``limit`` the catalog honours."""
+    walker: Literal["rustac", "pager"]
+    """Who follows the next links: rustac's client where a test proves it right for this paging
+    style, otherwise our own pager."""
+    count: Literal["exact", "estimate", "none"]
+    """Whether the catalog says how many items match, and whether that number is binding."""
+    filter_style: Literal["query", "cql2-json", "none"] = "none"
+    """What the catalog honours for property filters; everything is re-checked client-side anyway."""
+    request_timeout_s: float = 60.0
+    """Time limit of one request, body included."""
+    max_parallel_windows: int = 4
+    """Windows walked at once."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Radiometry:
+    """How stored numbers become reflectance: ``reflectance = number * scale + offset``."""
+
+    scale: float
+    offset: float
+    nodata: float | None
+    reason: str
+    """Why these values and not what the item says; kept in the scene list."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ObjectRef:
+    """Where the bytes of an asset live, chosen by the provider's allow-list."""
+
+    store_id: str
+    """Which of the provider's stores, e.g. ``s3://sentinel-cogs``."""
+    key: str
+    """Key inside that store."""
+    canonical: str
+    """Identity of the object, free of credentials and of the way it is reached; the cache key's base."""
+
+
+class RejectedItemError(ValueError):
+    """An item that cannot become canonical; ``reason`` is a stable short code, ``detail`` says what was found."""
+
+    def __init__(self, reason: str, detail: str) -> None:
+        self.reason = reason
+        self.detail = detail
+        super().__init__(f"{reason}: {detail}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Endpoint:
+    """Where one object store of a provider answers; the default is the real one."""
+
+    url: str | None = None
+    """Endpoint URL; None is the cloud's own."""
+    region: str | None = None
+    allow_http: bool = False
+    """Plain http, for a server on loopback only."""
+
+
+@runtime_checkable
+class Provider(Protocol):
+    """One catalog."""
+
+    key: str
+    """Name in settings and asset keys, e.g. ``earth_search``."""
+    url: str
+    """Root of the STAC API."""
+    collections: Sequence[str]
+    dialect: Dialect
+    headers: Mapping[str, str]
+    """Headers of every search request; may hold credentials, never logged."""
+
+    def search_body(self, window: SearchWindow) -> dict[str, Any]:
+        """Return the STAC search body for a window, without ``limit``; its interval may be wider, never narrower."""
+        ...
+
+    def canonical(self, item: Item) -> Item:
+        """Return the canonical form of a raw item, or raise :class:`RejectedItemError`. Pure and idempotent.
+
+        A canonical item has a 2-D ``bbox`` and a ``geometry``; ``properties.datetime`` as
+        ``YYYY-MM-DDTHH:MM:SS.ffffffZ``; the columns of :data:`CANONICAL_PROPERTIES` with their
+        types; assets under canonical keys (``B04``, ``SCL`` …), each band asset with one
+        ``raster:bands`` entry holding the decided ``scale``, ``offset`` and ``nodata``.
+        """
+        ...
+
+    def template(self) -> Item:
+        """Return one canonical item with every canonical column, from which an empty table takes its schema."""
+        ...
+
+    def locate(self, href: str) -> ObjectRef:
+        """Return where an href's bytes live; raises ``HrefRefusedError`` outside the allow-list."""
+        ...
+
+    def store(self, store_id: str) -> ObjectStore:
+        """Return the object store of an id from :meth:`locate`, with this provider's credentials."""
+        ...
+
+
+CANONICAL_PROPERTIES: Mapping[str, type] = {
+    "datetime": str,
+    "platform": str,
+    "eo:cloud_cover": float,
+    "proj:code": str,
+    "grid:code": str,
+    "sat:relative_orbit": int,
+    "view:sun_elevation": float,
+    "view:incidence_angle": float,
+    "processing:baseline": str,
+    "processing:datetime": str,
+    "geostack:scene": str,
+    "geostack:radiometry": str,
+}
+"""Properties that every canonical item of an optical scene has (null where the catalog cannot tell)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchReport:
+    """What a search did: kept in the metadata of the scene list."""
+
+    windows: int
+    requests: int
+    matched: int | None
+    """Number the catalog claims over all windows; None where it does not count."""
+    returned: int
+    """Distinct raw items received."""
+    retries: int
+    waited_s: float
+    """Seconds waited for 429 and 5xx answers."""
+    notes: tuple[str, ...] = field(default=())
