@@ -1,0 +1,249 @@
+"""Plume candidates in one enhancement map: smoothing, z-scores, hysteresis, and tests that kill false alarms.
+
+1. The map is smoothed with a Gaussian (masked pixels have no weight), its local median taken away and divided by its
+   local scatter: ``z``.  The scatter is that of the smoothed map, so neighbours that vary together count.
+2. Connected pixels with ``z >= grow_z`` (eight neighbours) are kept when one of them reaches ``seed_z``.
+3. A candidate must cover `min_area_m2` and must not be a line (roads, canals, edges).
+4. Methane leaves B11 almost alone; a new surface does not.  Where the change of B11 since the reference
+   is known, a candidate whose B11 changed comparably to its signal is a changed surface.
+5. Negative control: the same steps on ``-z`` find only noise, surface, and plumes in the reference.  A candidate
+   weaker than more than `max_controls` of those is no better than what the scene makes by itself.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+
+import jax.numpy as jnp
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from geostack_pipeline.methane.padding import pad_image
+from geostack_pipeline.methane.robust import local_scatter
+
+_EIGHT = np.ones((3, 3), dtype=bool)
+_SIGMA_FLOOR_PPM_M = 1.0
+"""A map without scatter (nothing real) would divide by zero."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DetectionSettings:
+    """Thresholds of the detection; lengths in metres, so that they hold at any resolution."""
+
+    smoothing_m: float = 30.0
+    """Standard deviation of the Gaussian."""
+    seed_z: float = 5.0
+    """A candidate needs one pixel with at least this z where the signal is multi-pass."""
+    seed_z_single: float = 7.0
+    """The same for single-pass signals, which carry the contrasts of the surface."""
+    grow_z: float = 2.5
+    """Pixels down to this z belong to a candidate."""
+    min_area_m2: float = 6000.0
+    """Least area."""
+    max_elongation: float = 10.0
+    """Largest ratio of length to mean width."""
+    surface_ratio: float = 0.5
+    """A candidate is a changed surface when |change of ln B11| exceeds this share of the signal (plus noise)."""
+    max_controls: int = 1
+    """How many sign-flipped candidates may be as strong: one, since the reference may hold a plume."""
+    block_m: float = 1280.0
+    """Side of the tiles for the local median and scatter."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Candidate:
+    """One candidate; its pixels are those of its ``label``."""
+
+    label: int
+    """Number in `Detection.labels`, from 1."""
+    peak: tuple[int, int]
+    """Row and column of the largest smoothed enhancement."""
+    peak_z: float
+    """Largest z."""
+    significance: float
+    """Sum of z over the pixels: what candidates and controls are compared by."""
+    controls: int
+    """Sign-flipped candidates at least as significant."""
+    elongation: float
+    """Length over mean width."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Detection:
+    """Candidates of a map, and what was let go."""
+
+    candidates: list[Candidate]
+    """Those kept, the most significant first."""
+    labels: NDArray[np.int32]
+    """Shape (h, w); the candidate's label per pixel, 0 elsewhere."""
+    background: NDArray[np.float32]
+    """Local median of the unsmoothed map, ppm m."""
+    rejected: dict[str, int]
+    """Number of candidates by the reason for their rejection."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Blob:
+    label: int
+    pixels: int
+    peak: tuple[int, int]
+    peak_z: float
+    significance: float
+    elongation: float
+
+
+def find_candidates(
+    enhancement: NDArray[np.float32],
+    *,
+    pixel_m: tuple[float, float],
+    seed_z: float,
+    settings: DetectionSettings,
+    signal: NDArray[np.float32] | None = None,
+    b11_change: NDArray[np.float32] | None = None,
+) -> Detection:
+    """Return the candidates in ``enhancement`` (h, w), ppm m, NaN where not valid.
+
+    ``pixel_m`` is width and height of a pixel in metres.  ``signal`` and ``b11_change`` are the fractional signal and the
+    logarithmic change of B11 on the same pixels; without them the surface test is skipped.
+    """
+    valid = np.isfinite(enhancement)
+    labels = np.zeros(enhancement.shape, dtype=np.int32)
+    size = float(np.sqrt(pixel_m[0] * pixel_m[1]))
+    if not valid.any():
+        return Detection(candidates=[], labels=labels, background=enhancement.copy(), rejected={})
+    block = max(16, round(settings.block_m / size / 16) * 16)
+    background, _ = _local(enhancement, valid, block)
+    smooth, solid = _smooth(enhancement, valid, settings.smoothing_m / size)
+    median, sigma = _local(smooth, solid, block)
+    z = np.where(solid, (smooth - median) / np.maximum(sigma, _SIGMA_FLOOR_PPM_M), 0.0).astype(np.float32)
+
+    raw, blobs = _blobs(z, smooth, seed_z, settings.grow_z)
+    _, controls = _blobs(-z, -smooth, seed_z, settings.grow_z)
+    strengths = sorted(blob.significance for blob in controls if _shape_problem(blob, size, settings) is None)
+    rejected: Counter[str] = Counter()
+    kept: list[tuple[_Blob, int]] = []
+    for blob in blobs:
+        stronger = sum(strength >= blob.significance for strength in strengths)
+        reason = _shape_problem(blob, size, settings)
+        if reason is None and signal is not None and b11_change is not None:
+            reason = _surface_problem(raw == blob.label, valid, signal, b11_change, settings)
+        if reason is None and stronger > settings.max_controls:
+            reason = "as strong as the negative control"
+        if reason is None:
+            kept.append((blob, stronger))
+        else:
+            rejected[reason] += 1
+    kept.sort(key=lambda pair: (-pair[0].significance, pair[0].peak))
+    candidates = []
+    for number, (blob, stronger) in enumerate(kept, start=1):
+        labels[raw == blob.label] = number
+        candidates.append(
+            Candidate(
+                label=number,
+                peak=blob.peak,
+                peak_z=blob.peak_z,
+                significance=blob.significance,
+                controls=stronger,
+                elongation=blob.elongation,
+            )
+        )
+    return Detection(candidates=candidates, labels=labels, background=background, rejected=dict(rejected))
+
+
+def _local(
+    image: NDArray[np.float32], valid: NDArray[np.bool_], block: int
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Return local median and scatter, shape of ``image``; tiles fit the padded image, or one covers it."""
+    height, width = image.shape
+    below, right = -height % block, -width % block
+    grown = np.pad(image, ((0, below), (0, right)), constant_values=np.nan)
+    mask = np.pad(valid, ((0, below), (0, right)))
+    median, sigma = local_scatter(
+        jnp.asarray(grown), jnp.asarray(mask), block=block, min_count=block * block // 10
+    )
+    return np.asarray(median)[:height, :width], np.asarray(sigma)[:height, :width]
+
+
+def _smooth(
+    image: NDArray[np.float32], valid: NDArray[np.bool_], sigma_px: float
+) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """Return the masked Gaussian mean and where it rests on enough pixels to be trusted."""
+    filled = np.where(valid, image, 0.0).astype(np.float32)
+    weight = ndimage.gaussian_filter(valid.astype(np.float32), sigma_px, mode="constant")
+    total = ndimage.gaussian_filter(filled, sigma_px, mode="constant")
+    solid = valid & (weight > 0.5)
+    smooth = np.zeros(image.shape, dtype=np.float32)
+    np.divide(total, weight, out=smooth, where=solid)
+    return smooth, solid
+
+
+def _blobs(
+    z: NDArray[np.float32], smooth: NDArray[np.float32], seed_z: float, grow_z: float
+) -> tuple[NDArray[np.int32], list[_Blob]]:
+    labels, _ = ndimage.label(z >= grow_z, structure=_EIGHT)
+    blobs = []
+    for label in np.unique(labels[z >= seed_z]).tolist():
+        rows, columns = np.nonzero(labels == label)
+        here = z[rows, columns]
+        top = int(np.argmax(smooth[rows, columns]))
+        blobs.append(
+            _Blob(
+                label=label,
+                pixels=rows.size,
+                peak=(int(rows[top]), int(columns[top])),
+                peak_z=float(here.max()),
+                significance=float(here.sum(dtype=np.float64)),
+                elongation=_elongation(rows, columns),
+            )
+        )
+    return labels, blobs
+
+
+def _elongation(rows: NDArray[np.intp], columns: NDArray[np.intp]) -> float:
+    """Return length over mean width: a filled bar of length L has a standard deviation of L / sqrt(12) along it."""
+    if rows.size < 3:
+        return float(rows.size)
+    covariance = np.cov(np.stack([rows, columns]).astype(np.float64))
+    # 1/12 is the spread of a pixel itself.
+    length = float(np.sqrt(12.0 * (np.linalg.eigvalsh(covariance)[-1] + 1.0 / 12.0)))
+    return length * length / rows.size
+
+
+def _shape_problem(blob: _Blob, size: float, settings: DetectionSettings) -> str | None:
+    if blob.pixels * size * size < settings.min_area_m2:
+        return "too small"
+    if blob.elongation > settings.max_elongation:
+        return "a line"
+    return None
+
+
+def _surface_problem(
+    inside: NDArray[np.bool_],
+    valid: NDArray[np.bool_],
+    signal: NDArray[np.float32],
+    b11_change: NDArray[np.float32],
+    settings: DetectionSettings,
+) -> str | None:
+    """Say so when B11 changed inside, against a ring round it, comparably to the signal."""
+    known = valid & np.isfinite(signal) & np.isfinite(b11_change)
+    rows, columns = np.nonzero(inside)
+    reach = 12
+    window = (
+        slice(max(rows.min() - reach, 0), rows.max() + reach + 1),
+        slice(max(columns.min() - reach, 0), columns.max() + reach + 1),
+    )
+    core, known = inside[window], known[window]
+    near = ndimage.binary_dilation(core, _EIGHT, iterations=2)
+    ring = ndimage.binary_dilation(near, _EIGHT, iterations=reach - 2) & ~near & known
+    core = core & known
+    if ring.sum() < 20 or not core.any():
+        return None
+    change, fraction = b11_change[window], signal[window]
+    around = float(np.median(change[ring]))
+    spread = 1.4826 * float(np.median(np.abs(change[ring] - around)))
+    shift = abs(float(np.mean(change[core])) - around)
+    depth = abs(float(np.mean(fraction[core])) - float(np.median(fraction[ring])))
+    allowed = settings.surface_ratio * depth + 2.0 * spread / float(np.sqrt(core.sum()))
+    return "B11 changed too" if shift > allowed else None

@@ -1,0 +1,130 @@
+"""Plume candidates of a node of methane fields, as a GeoParquet table."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import shapely
+import xarray as xr
+from numpy.typing import NDArray
+
+from geostack_pipeline.methane.detection import Candidate, Detection, DetectionSettings, find_candidates
+from geostack_pipeline.methane.masking import Quality
+from geostack_pipeline.methane.mass import integrated_mass
+from geostack_pipeline.methane.outline import Georeference, georeference, outline
+from geostack_pipeline.methane.plume_table import plume_rows
+
+SOURCE_METHOD = "largest smoothed enhancement"
+"""The wind is unknown here, so the most upwind pixel is too."""
+NO_WIND = "no wind given"
+_METHODS = {1: "mbsp", 2: "mbmp"}
+
+
+def detect(
+    fields: xr.Dataset, *, area: str, settings: DetectionSettings | None = None, provider: str = ""
+) -> pa.Table:
+    """Return the plume candidates in ``fields`` (of :func:`~geostack_pipeline.methane.retrieve.retrieve`), all times.
+
+    The table has :func:`~geostack_pipeline.methane.plume_table.plume_schema` and ``geo`` metadata; without
+    candidates it has zero rows.  A time with a multi-pass signal is searched there alone: its single-pass pixels carry
+    the surface and would only add false alarms; a time without is searched on the single pass with a higher
+    threshold.  How many candidates each test rejected stands in the schema metadata ``geostack:rejected``.
+    No emission rate is given: that needs a wind.
+    """
+    settings = settings or DetectionSettings()
+    place = georeference(fields)
+    rows: list[dict[str, Any]] = []
+    rejected: Counter[str] = Counter()
+    for index in range(fields.sizes["time"]):
+        step = fields.isel(time=index).load()
+        source = step["signal_source"].values
+        method = 2 if (source == 2).any() else 1
+        enhancement = np.where(source == method, step["ch4_enhancement"].values, np.nan).astype(np.float32)
+        multi = method == 2
+        found = find_candidates(
+            enhancement,
+            pixel_m=place.pixel_m,
+            seed_z=settings.seed_z if multi else settings.seed_z_single,
+            settings=settings,
+            signal=step["mbmp"].values if multi else None,
+            b11_change=step["b11_change"].values if multi else None,
+        )
+        rejected.update(found.rejected)
+        rows += [
+            _row(step, enhancement, found, candidate, place, area, provider, _METHODS[method])
+            for candidate in found.candidates
+        ]
+    return plume_rows(rows, rejected=rejected)
+
+
+def _row(
+    step: xr.Dataset,
+    enhancement: NDArray[np.float32],
+    found: Detection,
+    candidate: Candidate,
+    place: Georeference,
+    area: str,
+    provider: str,
+    method: str,
+) -> dict[str, Any]:
+    inside = found.labels == candidate.label
+    # Smoothing may bring in no pixel without a value: labels lie on valid pixels only.
+    excess = enhancement - found.background
+    mass = integrated_mass(
+        excess,
+        inside,
+        np.isfinite(enhancement) & (found.labels == 0),
+        pixel_area_m2=place.pixel_area_m2,
+        bias_relative=float(step.attrs.get("air_mass_bias_relative", 0.0)),
+    )
+    longitude, latitude = place.point(*candidate.peak)
+    time = step["time"].values.astype("datetime64[us]")
+    reference = step["reference_time"].values.astype("datetime64[us]") if method == "mbmp" else None
+    names = step["scene"].values
+    seen = [int(scene) for scene in np.unique(step["source_scene"].values[inside]) if scene >= 0]
+    clipped = (step["quality_flags"].values[inside] & int(Quality.CLIPPED)) != 0
+    return {
+        "plume_id": _plume_id(area, time, longitude, latitude, provider),
+        "provider": provider,
+        "area": area,
+        "time": time.item(),
+        "method": method,
+        "maturity": str(step.attrs.get("maturity", "screening")),
+        "geometry": shapely.to_wkb(outline(inside, place)),
+        "source_longitude": longitude,
+        "source_latitude": latitude,
+        "source_method": SOURCE_METHOD,
+        "area_m2": float(inside.sum()) * place.pixel_area_m2,
+        "pixels": int(inside.sum()),
+        "max_enhancement_ppm_m": float(excess[inside].max()),
+        "mean_enhancement_ppm_m": float(excess[inside].mean(dtype=np.float64)),
+        "background_ppm_m": float(found.background[inside].mean(dtype=np.float64)),
+        "noise_ppm_m": float(np.median(step["ch4_uncertainty"].values[inside])),
+        "ime_kg": mass.ime_kg,
+        "ime_noise_kg": mass.noise_kg if np.isfinite(mass.noise_kg) else None,
+        "ime_sigma_kg": mass.sigma_kg if np.isfinite(mass.sigma_kg) else None,
+        "peak_z": candidate.peak_z,
+        "significance": candidate.significance,
+        "negative_controls": candidate.controls,
+        "elongation": candidate.elongation,
+        "clipped_fraction": float(clipped.mean()),
+        "emission_rate_kg_h": None,
+        "emission_rate_sigma_kg_h": None,
+        "wind_speed_m_s": None,
+        "wind_source": None,
+        "rate_missing_reason": NO_WIND,
+        "reference_time": None if reference is None else reference.item(),
+        "item_ids": [str(names[scene]) for scene in seen],
+        "reference_item_ids": str(step["reference_scene"].values).split() if method == "mbmp" else [],
+    }
+
+
+def _plume_id(area: str, time: np.datetime64, longitude: float, latitude: float, provider: str) -> str:
+    """Return e.g. ``korpezhe-20240601T072131-38.49410N-54.19765E-earth_search``; the position to about a metre."""
+    stamp = str(time.astype("datetime64[s]")).replace("-", "").replace(":", "")
+    north, east = ("N" if latitude >= 0 else "S"), ("E" if longitude >= 0 else "W")
+    parts = [area, stamp, f"{abs(latitude):.5f}{north}", f"{abs(longitude):.5f}{east}"]
+    return "-".join([*parts, provider] if provider else parts)
