@@ -1,0 +1,53 @@
+# Everything runs in .venv, which `make` itself sets up from a bare python3.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.installed
+
+.PHONY: demo ui test test-slow bench lint format clean
+
+$(STAMP): pyproject.toml constraints.txt
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "installing into $(VENV) …"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[sandbox]'
+	@touch $(STAMP)
+
+# One stamp per extra, so that the demo installs no test tools.
+$(VENV)/.test: $(STAMP)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[sandbox,test]'
+	@touch $@
+
+$(VENV)/.lint: $(STAMP)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[sandbox,test,lint]'
+	@touch $@
+
+$(VENV)/.bench: $(STAMP)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[sandbox,bench]'
+	@touch $@
+
+demo: $(STAMP)
+	@$(BIN)/geostack demo
+
+ui: $(STAMP)
+	@$(BIN)/geostack ui
+
+test: $(VENV)/.test
+	@$(BIN)/python -m pytest -m 'not slow and not browser' -q
+
+test-slow: $(VENV)/.test
+	@$(BIN)/python -m pytest -m 'slow or browser' -q
+
+bench: $(VENV)/.bench
+	@$(BIN)/python -m benchmarks
+
+lint: $(VENV)/.lint
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+
+format: $(VENV)/.lint
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+clean:
+	rm -rf .geostack .dagster .tmp_dagster_home_*

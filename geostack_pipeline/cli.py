@@ -1,0 +1,233 @@
+"""The command line: ``geostack demo | ui | sandbox | run | show | scenes diff | gc``."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from geostack_pipeline.commands.console import Exit, errors
+from geostack_pipeline.errors import GeostackError, SettingsError
+
+app = typer.Typer(
+    name="geostack",
+    help="One asset graph of the satellite catalogs: scene lists, cached rasters, Zarr cubes, methane maps.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+scenes_app = typer.Typer(help="Stored scene lists.", no_args_is_help=True)
+app.add_typer(scenes_app, name="scenes")
+
+SettingsFile = Annotated[
+    Path | None,
+    typer.Option("--settings", help="Settings file; else GEOSTACK_SETTINGS, else ./geostack.yaml."),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of tables.")]
+
+
+@app.command()
+def demo(
+    folder: Annotated[Path, typer.Option(help="Where the demo keeps its world and its store.")] = Path(
+        ".geostack/demo"
+    ),
+    seed: Annotated[int, typer.Option(help="Seed of the synthetic world.")] = 7,
+    as_json: AsJson = False,
+) -> None:
+    """Run the whole pipeline on a synthetic world and score it against the planted plumes."""
+    from geostack_pipeline.commands.demo import demo_command
+
+    _end(lambda: demo_command(folder, seed=seed, as_json=as_json))
+
+
+@app.command()
+def ui(
+    folder: Annotated[Path, typer.Option(help="Where the sandbox keeps its world and its store.")] = Path(
+        ".geostack/demo"
+    ),
+    port: Annotated[int, typer.Option(help="Port of the Dagster UI on 127.0.0.1.")] = 3000,
+    seed: Annotated[int, typer.Option(help="Seed of the synthetic world.")] = 7,
+) -> None:
+    """Start the sandbox and the Dagster UI on it; Ctrl-C ends both."""
+    from geostack_pipeline.commands.ui import ui_command
+
+    _end(lambda: ui_command(folder, port=port, seed=seed))
+
+
+@app.command()
+def sandbox(
+    folder: Annotated[Path, typer.Option(help="Where the synthetic world is kept.")] = Path(".geostack/demo"),
+    seed: Annotated[int, typer.Option(help="Seed of the synthetic world.")] = 7,
+    fault: Annotated[list[str] | None, typer.Option(help="Fault to inject; can be given again.")] = None,
+) -> None:
+    """Serve the synthetic catalogs and buckets on loopback until Ctrl-C."""
+    from geostack_pipeline.commands.sandbox import sandbox_command
+
+    _end(lambda: sandbox_command(folder, seed=seed, faults=tuple(fault or ())))
+
+
+@app.command()
+def run(
+    provider: Annotated[str, typer.Option(help="Catalog, e.g. earth_search.")],
+    first: Annotated[str, typer.Option("--from", help="First UTC date, YYYY-MM-DD.")],
+    last: Annotated[
+        str | None, typer.Option("--to", help="Last UTC date; the first one when not given.")
+    ] = None,
+    until: Annotated[
+        str, typer.Option(help="Last stage: scenes, selected, granules, cube or methane.")
+    ] = "methane",
+    refresh: Annotated[
+        bool, typer.Option(help="Ask again, also for frozen dates, and check the cached bytes' etags.")
+    ] = False,
+    pin: Annotated[
+        list[str] | None,
+        typer.Option(help="Read a stored version: <asset>/<date>=<version>; can be given again."),
+    ] = None,
+    dry_run: Annotated[bool, typer.Option(help="Say what would be done and do nothing.")] = False,
+    settings: SettingsFile = None,
+    as_json: AsJson = False,
+) -> None:
+    """Bring a range of dates up to date: only what would change is launched."""
+    from geostack_pipeline.commands.run import plan_command, run_command
+    from geostack_pipeline.stages.plan import STAGES
+
+    def command() -> Exit:
+        if until not in STAGES:
+            raise SettingsError(
+                "there is no such stage",
+                subject=f"--until {until}",
+                action=f"choose one of {', '.join(STAGES)}",
+            )
+        pins = _pins(pin or [])
+        if dry_run:
+            return plan_command(
+                provider,
+                first,
+                last or first,
+                settings_file=settings,
+                until=until,
+                refresh=refresh,
+                as_json=as_json,
+            )
+        return run_command(
+            provider,
+            first,
+            last or first,
+            settings_file=settings,
+            until=until,
+            refresh=refresh,
+            pins=pins,
+            as_json=as_json,
+        )
+
+    _end(command)
+
+
+@app.command()
+def show(
+    asset: Annotated[
+        str | None, typer.Argument(help="Asset, e.g. earth_search/cube; all of them when left out.")
+    ] = None,
+    partition: Annotated[str | None, typer.Argument(help="UTC date; all of them when left out.")] = None,
+    version: Annotated[
+        str | None, typer.Option(help="Stored version; the current one when not given.")
+    ] = None,
+    name: Annotated[
+        str | None, typer.Option(help="Table beside the main one: rejected, dropped, skipped, plumes.")
+    ] = None,
+    settings: SettingsFile = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show what is stored."""
+    from geostack_pipeline.commands.show import show_command
+
+    _end(lambda: show_command(asset, partition, version, name, settings_file=settings, as_json=as_json))
+
+
+@scenes_app.command("diff")
+def scenes_diff(
+    provider: Annotated[str, typer.Argument(help="Catalog, e.g. earth_search.")],
+    date: Annotated[str, typer.Argument(help="UTC date, YYYY-MM-DD.")],
+    old: Annotated[
+        str | None, typer.Option(help="Version to compare from; the one before when not given.")
+    ] = None,
+    new: Annotated[
+        str | None, typer.Option(help="Version to compare to; the current one when not given.")
+    ] = None,
+    settings: SettingsFile = None,
+    as_json: AsJson = False,
+) -> None:
+    """Compare two versions of a scene list: scenes added, removed, changed field by field."""
+    from geostack_pipeline.commands.diff import diff_command
+
+    _end(lambda: diff_command(provider, date, old, new, settings_file=settings, as_json=as_json))
+
+
+@app.command()
+def gc(
+    grace_hours: Annotated[float, typer.Option(help="Keep everything younger than this.")] = 24.0,
+    dry_run: Annotated[bool, typer.Option(help="Only say what would be removed.")] = False,
+    settings: SettingsFile = None,
+    as_json: AsJson = False,
+) -> None:
+    """Remove versions, attempts and cached bytes that nothing refers to any more."""
+    from geostack_pipeline.commands.collect import gc_command
+
+    _end(
+        lambda: gc_command(grace_hours=grace_hours, dry_run=dry_run, settings_file=settings, as_json=as_json)
+    )
+
+
+def _pins(texts: list[str]) -> dict[str, str]:
+    pins = {}
+    for text in texts:
+        name, separator, version = text.partition("=")
+        if not separator or name.count("/") < 2 or not version:
+            raise SettingsError(
+                "the pin is not of the form <asset>/<date>=<version>",
+                subject=f"--pin {text}",
+                action="write it like earth_search/scenes/2024-06-01=0123456789abcdef",
+            )
+        pins[name] = version
+    return pins
+
+
+def _end(command: Callable[[], Exit]) -> None:
+    """Run a command; every expected error becomes one clear line and an exit code."""
+    try:
+        code = command()
+    except SettingsError as error:
+        _say(error)
+        code = Exit.USAGE
+    except GeostackError as error:
+        _say(error)
+        code = Exit.FAILED
+    except (KeyboardInterrupt, InterruptedError):
+        errors.print(
+            "interrupted: finished dates are stored, nothing is torn; run the command again to go on"
+        )
+        code = Exit.INTERRUPTED
+    except BrokenPipeError:
+        # The reader went away (`| head`): not an error, but stdout must not be flushed again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = Exit.OK
+    raise typer.Exit(int(code))
+
+
+def _say(error: GeostackError) -> None:
+    errors.print("[red]error[/red] ", end="")
+    errors.print(str(error), markup=False)
+
+
+def main(*args: Any) -> None:
+    """Entry point of the ``geostack`` script."""
+    app(*args)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,308 @@
+"""The asset graph: five assets per provider, one partition per UTC date, made by one factory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import date
+from typing import Any
+
+import dagster as dg
+from pydantic import Field
+
+from geostack_pipeline.errors import GeostackError, IntegrityError
+from geostack_pipeline.orchestration.io_managers import ALLOW_MISSING
+from geostack_pipeline.orchestration.metadata import day_metadata
+from geostack_pipeline.orchestration.recording import DayResult, input_tags, record_days
+from geostack_pipeline.providers.contract import Provider
+from geostack_pipeline.stages import cube, granules, methane, scenes, selected
+from geostack_pipeline.stages.progress import Event, emit
+from geostack_pipeline.stages.workspace import Outcome, Workspace, asset_name
+from geostack_pipeline.storage.snapshot import Snapshot
+
+OWNERS = ["team:earth-observation"]
+
+
+class StageConfig(dg.Config):
+    """What a run may ask of a stage."""
+
+    refresh: bool = False
+    """Ask the catalog and the sources again, also for frozen dates."""
+    pins: dict[str, str] = Field(default_factory=dict)
+    """``<asset>/<date>`` -> stored version to read instead of the current one."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Stage:
+    name: str
+    io_manager: str
+    kinds: frozenset[str]
+    code_version: str
+    description: str
+    checks: Mapping[str, str]
+
+
+_STAGES = (
+    _Stage(
+        name=scenes.NAME,
+        io_manager="tables",
+        kinds=frozenset({"stac", "parquet"}),
+        code_version=scenes.CODE_VERSION,
+        description="Everything the catalog has for the areas of interest on this date: normalised items as "
+        "stac-geoparquet, and the rejected ones with their reason. Content-addressed: an unchanged catalog gives "
+        "an unchanged version.",
+        checks={
+            "scene_list_schema": "Every canonical column is there and no item is listed twice.",
+            "scene_list_count": "Rows and rejections add up to what the search returned.",
+        },
+    ),
+    _Stage(
+        name=selected.NAME,
+        io_manager="tables",
+        kinds=frozenset({"duckdb", "parquet"}),
+        code_version=selected.CODE_VERSION,
+        description="The scenes that survive the SQL filter, the coverage of the areas and the de-duplication of "
+        "scenes; every dropped row with its reason.",
+        checks={
+            "one_row_per_scene": "No physical scene is selected twice.",
+            "drops_have_reasons": "Every dropped row says why.",
+        },
+    ),
+    _Stage(
+        name=granules.NAME,
+        io_manager="tables",
+        kinds=frozenset({"cog", "parquet"}),
+        code_version=granules.CODE_VERSION,
+        description="Manifest of cached bytes: for each selected scene and area only the COG tiles that intersect "
+        "it, copied without decoding.",
+        checks={
+            "cache_integrity": "Every cached object is there with its size.",
+            "assets_complete": "Every selected scene has all wanted assets.",
+        },
+    ),
+    _Stage(
+        name=cube.NAME,
+        io_manager="trees",
+        kinds=frozenset({"zarr", "xarray"}),
+        code_version=cube.CODE_VERSION,
+        description="Zarr tree with one node per area on its own grid: reflectance, scene classification and the "
+        "scene that each pixel comes from.",
+        checks={
+            "valid_fraction": "Every time has valid pixels.",
+            "physical_range": "Reflectance lies within what a surface can reflect.",
+        },
+    ),
+    _Stage(
+        name=methane.NAME,
+        io_manager="trees",
+        kinds=frozenset({"jax", "zarr"}),
+        code_version=methane.CODE_VERSION,
+        description="Methane enhancement by MBSP and MBMP, and plume candidates. Screening: Sentinel-2 sees only "
+        "strong plumes over even ground.",
+        checks={
+            "enhancement_range": "The enhancement lies within what the retrieval can return.",
+            "reference_found": "A reference date of the same orbit was found.",
+        },
+    ),
+)
+BLOCKING = frozenset({"scene_list_schema", "scene_list_count", "cache_integrity"})
+"""Checks of integrity: a date that fails one is a failed date; the others only warn."""
+
+
+def partitions(start: date) -> dg.DailyPartitionsDefinition:
+    """Return the daily UTC partitions that all providers share."""
+    return dg.DailyPartitionsDefinition(start_date=start.isoformat(), end_offset=0)
+
+
+def provider_assets(
+    key: str, days: dg.DailyPartitionsDefinition, lookback_days: int
+) -> list[dg.AssetsDefinition]:
+    """Return the five assets of a provider."""
+    make = {
+        scenes.NAME: _scenes,
+        selected.NAME: _selected,
+        granules.NAME: _granules,
+        cube.NAME: _cube,
+        methane.NAME: _methane(lookback_days),
+    }
+    return [make[stage.name](key, days, stage) for stage in _STAGES]
+
+
+def _decorate(
+    key: str, days: dg.DailyPartitionsDefinition, stage: _Stage, ins: Mapping[str, dg.AssetIn]
+) -> Any:
+    asset_key = dg.AssetKey([key, stage.name])
+    return dg.asset(
+        key=asset_key,
+        ins=dict(ins),
+        partitions_def=days,
+        backfill_policy=dg.BackfillPolicy.single_run(),
+        io_manager_key=stage.io_manager,
+        required_resource_keys={"workspace", key},
+        code_version=stage.code_version,
+        group_name=stage.name,
+        kinds=set(stage.kinds),
+        owners=OWNERS,
+        description=stage.description,
+        tags={"geostack/provider": key, "geostack/stage": stage.name},
+        check_specs=[
+            dg.AssetCheckSpec(name, asset=asset_key, description=text) for name, text in stage.checks.items()
+        ],
+    )
+
+
+def _upstream(key: str, stage: str) -> dict[str, dg.AssetIn]:
+    return {stage: dg.AssetIn(key=[key, stage], metadata={ALLOW_MISSING: True})}
+
+
+def _scenes(key: str, days: dg.DailyPartitionsDefinition, stage: _Stage) -> dg.AssetsDefinition:
+    def body(context: dg.AssetExecutionContext, config: StageConfig) -> Iterator[Any]:
+        def one(ws: Workspace, provider: Provider, day: str) -> Outcome:
+            return scenes.build(ws, provider, day, refresh=config.refresh)
+
+        yield from _run(context, key, stage, config, one)
+
+    return _decorate(key, days, stage, {})(body)  # type: ignore[no-any-return]
+
+
+def _selected(key: str, days: dg.DailyPartitionsDefinition, stage: _Stage) -> dg.AssetsDefinition:
+    def body(
+        context: dg.AssetExecutionContext,
+        config: StageConfig,
+        scenes: dict[str, Snapshot],
+    ) -> Iterator[Any]:
+        def one(ws: Workspace, provider: Provider, day: str) -> Outcome:
+            return selected.build(ws, provider, day, _input(ws, key, "scenes", day, scenes))
+
+        yield from _run(context, key, stage, config, one)
+
+    return _decorate(key, days, stage, _upstream(key, "scenes"))(body)  # type: ignore[no-any-return]
+
+
+def _granules(key: str, days: dg.DailyPartitionsDefinition, stage: _Stage) -> dg.AssetsDefinition:
+    def body(
+        context: dg.AssetExecutionContext,
+        config: StageConfig,
+        selected: dict[str, Snapshot],
+    ) -> Iterator[Any]:
+        def one(ws: Workspace, provider: Provider, day: str) -> Outcome:
+            source = _input(ws, key, "selected", day, selected)
+            return granules.build(ws, provider, day, source, refresh=config.refresh)
+
+        yield from _run(context, key, stage, config, one)
+
+    return _decorate(key, days, stage, _upstream(key, "selected"))(body)  # type: ignore[no-any-return]
+
+
+def _cube(key: str, days: dg.DailyPartitionsDefinition, stage: _Stage) -> dg.AssetsDefinition:
+    def body(
+        context: dg.AssetExecutionContext,
+        config: StageConfig,
+        granules: dict[str, Snapshot],
+    ) -> Iterator[Any]:
+        def one(ws: Workspace, provider: Provider, day: str) -> Outcome:
+            return cube.build(ws, provider, day, _input(ws, key, "granules", day, granules))
+
+        yield from _run(context, key, stage, config, one)
+
+    return _decorate(key, days, stage, _upstream(key, "granules"))(body)  # type: ignore[no-any-return]
+
+
+def _methane(
+    lookback_days: int,
+) -> Callable[[str, dg.DailyPartitionsDefinition, _Stage], dg.AssetsDefinition]:
+    def make(key: str, days: dg.DailyPartitionsDefinition, stage: _Stage) -> dg.AssetsDefinition:
+        def body(
+            context: dg.AssetExecutionContext,
+            config: StageConfig,
+            cube: dict[str, Snapshot],
+        ) -> Iterator[Any]:
+            def one(ws: Workspace, provider: Provider, day: str) -> Outcome:
+                own = _input(ws, key, "cube", day, cube)
+                return methane.build(ws, provider, day, own, methane.references(ws, provider, day))
+
+            yield from _run(context, key, stage, config, one)
+
+        ins = {
+            "cube": dg.AssetIn(
+                key=[key, "cube"],
+                partition_mapping=dg.TimeWindowPartitionMapping(start_offset=-lookback_days),
+                metadata={ALLOW_MISSING: True},
+            )
+        }
+        return _decorate(key, days, stage, ins)(body)  # type: ignore[no-any-return]
+
+    return make
+
+
+def _input(ws: Workspace, key: str, stage: str, day: str, loaded: Mapping[str, Snapshot]) -> Snapshot:
+    """Return the version of a date that the run reads: the pinned one, else what the I/O manager loaded."""
+    asset = asset_name(key, stage)
+    snapshot = ws.current(asset, day) if f"{asset}/{day}" in ws.pins else loaded.get(day)
+    if snapshot is None:
+        raise GeostackError(
+            "no version is stored for this date",
+            subject=f"{asset} {day}",
+            action=f"materialise {asset} first",
+        )
+    return snapshot
+
+
+def _run(
+    context: dg.AssetExecutionContext,
+    key: str,
+    stage: _Stage,
+    config: StageConfig,
+    one: Callable[[Workspace, Provider, str], Outcome],
+) -> Iterator[Any]:
+    """Try every date of the run, record the finished ones, then fail naming the rest."""
+    tags = input_tags(context)
+    ws: Workspace = context.resources.workspace.open(run_id=context.run_id, pins=config.pins)
+    provider: Provider = getattr(context.resources, key).provider()
+    done: dict[str, DayResult] = {}
+    failed: dict[str, str] = {}
+    for day in context.partition_keys:
+        emit(Event(provider=key, stage=stage.name, day=day, status="started"))
+        try:
+            outcome = one(ws, provider, day)
+            _require_integrity(outcome)
+            done[day] = DayResult(
+                value=outcome.snapshot,
+                version=outcome.snapshot.version,
+                metadata=day_metadata(stage.name, outcome),
+                checks={check.name: (check.passed, check.detail) for check in outcome.checks},
+            )
+        except GeostackError as error:
+            failed[day] = str(error)
+            context.log.error("%s: %s", day, error)  # noqa: TRY400 - the message says it all; a traceback would bury it
+        except Exception as error:  # one broken date must not take the others with it
+            failed[day] = f"{asset_name(key, stage.name)} {day}: unexpected {type(error).__name__}: {error}"
+            context.log.exception("%s: unexpected error", day)
+        else:
+            emit(
+                Event(
+                    provider=key,
+                    stage=stage.name,
+                    day=day,
+                    status="reused" if outcome.reused else "built",
+                    version=outcome.snapshot.version,
+                    info={
+                        **outcome.stats,
+                        **{f"meta/{name}": value for name, value in outcome.snapshot.meta.items()},
+                    },
+                )
+            )
+            continue
+        emit(Event(provider=key, stage=stage.name, day=day, status="failed", error=failed[day]))
+    yield from record_days(context, tags, stage.code_version, done, failed)
+
+
+def _require_integrity(outcome: Outcome) -> None:
+    for check in outcome.checks:
+        if check.name in BLOCKING and not check.passed:
+            raise IntegrityError(
+                f"the check {check.name} did not pass",
+                subject=f"{outcome.snapshot.asset} {outcome.snapshot.partition}",
+                found="; ".join(f"{name}: {value}" for name, value in check.detail.items()),
+                action="look at the stored version, then run the date again with refresh",
+            )

@@ -1,0 +1,39 @@
+"""Puts the graph together for the providers that the settings name."""
+
+from __future__ import annotations
+
+import dagster as dg
+
+from geostack_pipeline.orchestration.assets import partitions, provider_assets
+from geostack_pipeline.orchestration.io_managers import TableIOManager, TreeIOManager
+from geostack_pipeline.orchestration.jobs import provider_job, provider_schedule
+from geostack_pipeline.orchestration.resources import RESOURCES, WorkspaceResource
+from geostack_pipeline.settings import Settings
+
+
+def build_definitions(settings: Settings, settings_file: str = "") -> dg.Definitions:
+    """Return assets, jobs, schedules and resources.
+
+    Args:
+        settings: Decides which providers and partitions there are.
+        settings_file: File that resources read at run time; empty takes the environment's or the working folder's.
+    """
+    days = partitions(settings.start_date)
+    keys = list(settings.providers)
+    jobs = {key: provider_job(key, days) for key in keys}
+    return dg.Definitions(
+        assets=[
+            asset for key in keys for asset in provider_assets(key, days, settings.methane.lookback_days)
+        ],
+        jobs=list(jobs.values()),
+        schedules=[provider_schedule(key, job, settings) for key, job in jobs.items()],
+        resources={
+            "workspace": WorkspaceResource(settings_file=settings_file),
+            "tables": TableIOManager(settings_file=settings_file),
+            "trees": TreeIOManager(settings_file=settings_file),
+            # Anything that names no manager stores tables: nothing may end in Dagster's pickles.
+            "io_manager": TableIOManager(settings_file=settings_file),
+            **{key: RESOURCES[key](settings_file=settings_file) for key in keys},
+        },
+        executor=dg.in_process_executor,
+    )

@@ -1,0 +1,57 @@
+"""One job per provider, and the schedule that ingests it every day."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import UTC, timedelta
+
+import dagster as dg
+
+from geostack_pipeline.settings import Settings
+from geostack_pipeline.stages.plan import STAGES
+
+
+def provider_job(key: str, days: dg.DailyPartitionsDefinition) -> dg.UnresolvedAssetJobDefinition:
+    """Return the job that brings dates of a provider from the catalog to the methane map."""
+    return dg.define_asset_job(
+        name=f"{key}_daily",
+        selection=dg.AssetSelection.assets(*([key, stage] for stage in STAGES)),
+        partitions_def=days,
+        description=f"{key}: scene list, selection, cached bytes, cube and methane map of the chosen dates.",
+        tags={"geostack/provider": key},
+        executor_def=dg.in_process_executor,
+    )
+
+
+def provider_schedule(
+    key: str, job: dg.UnresolvedAssetJobDefinition, settings: Settings
+) -> dg.ScheduleDefinition:
+    """Return the daily schedule: one run for each of the last days, so that one bad date stops no other.
+
+    The dates within ``refresh_days`` are asked again (late and reprocessed scenes).  A date whose catalog did
+    not change costs one search: its versions exist, and every later stage adopts them.
+    """
+    chosen = settings.provider(key).schedule
+    first = settings.start_date
+
+    @dg.schedule(
+        name=f"{key}_daily_ingest",
+        job=job,
+        cron_schedule=chosen.cron,
+        execution_timezone=chosen.timezone,
+        default_status=dg.DefaultScheduleStatus.STOPPED,
+        description=f"Ingests yesterday and asks again for the {settings.refresh_days} day(s) before.",
+    )
+    def ingest(context: dg.ScheduleEvaluationContext) -> Iterator[dg.RunRequest]:
+        tick = context.scheduled_execution_time
+        today = tick.astimezone(UTC).date()
+        for back in range(settings.refresh_days + 1, 0, -1):
+            day = today - timedelta(days=back)
+            if day >= first:
+                yield dg.RunRequest(
+                    run_key=f"{key}/{tick.isoformat()}/{day}",
+                    partition_key=day.isoformat(),
+                    tags={"geostack/provider": key},
+                )
+
+    return ingest

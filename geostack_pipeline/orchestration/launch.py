@@ -1,0 +1,158 @@
+"""Runs a range of dates from the command line: plan, launch what would change, go on with what finished."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import dagster as dg
+from dagster import DagsterInstance
+
+from geostack_pipeline.orchestration.assets import StageConfig
+from geostack_pipeline.providers.contract import Provider
+from geostack_pipeline.stages.plan import STAGES, Plan, contiguous, make_plan
+from geostack_pipeline.stages.progress import Event, listening
+from geostack_pipeline.stages.workspace import Workspace
+
+RANGE_START = "dagster/asset_partition_range_start"
+RANGE_END = "dagster/asset_partition_range_end"
+
+
+@dataclass(frozen=True, kw_only=True)
+class LaunchReport:
+    """What a range came to."""
+
+    provider: str
+    days: tuple[str, ...]
+    launched: int
+    """Dagster runs started; 0 when nothing would have changed."""
+    run_ids: tuple[str, ...]
+    built: Mapping[str, tuple[str, ...]]
+    """Stage -> dates computed."""
+    failed: Mapping[str, str] = field(default_factory=dict)
+    """Date -> error of the first stage that failed for it."""
+    stats: Mapping[str, float] = field(default_factory=dict)
+    """Numbers of this call summed over its dates, such as ``granules/bytes_moved``."""
+
+
+class Launcher:
+    """Starts runs of one provider's job in this process and follows them.
+
+    Args:
+        defs: The code location.
+        instance: Where the runs are recorded.
+        ws: Workspace, for planning.
+        provider: Catalog to run.
+    """
+
+    def __init__(
+        self, defs: dg.Definitions, instance: DagsterInstance, ws: Workspace, provider: Provider
+    ) -> None:
+        self._instance = instance
+        self._ws = ws
+        self._provider = provider
+        self._job = defs.resolve_job_def(f"{provider.key}_daily")
+
+    def run(
+        self,
+        days: Sequence[str],
+        *,
+        until: str = STAGES[-1],
+        refresh: bool = False,
+        on_plan: Callable[[Plan], None] | None = None,
+    ) -> LaunchReport:
+        """Bring the dates up to date: ask what is due, then build what changed, until nothing is left to do.
+
+        A date that fails is left out of the rounds that follow; its stages before the failure stay stored.
+        """
+        failed: dict[str, str] = {}
+        built: dict[str, set[str]] = {stage: set() for stage in STAGES}
+        stats: dict[str, float] = {}
+        run_ids: list[str] = []
+        asked: set[str] = set()
+
+        def follow(event: Event) -> None:
+            if event.status == "failed":
+                failed.setdefault(event.day, event.error or "unknown error")
+            elif event.status == "built":
+                built[event.stage].add(event.day)
+            if event.status in {"built", "reused"}:
+                for name, value in event.info.items():
+                    if isinstance(value, int | float) and not name.startswith("meta/"):
+                        key = f"{event.stage}/{name}"
+                        stats[key] = stats.get(key, 0) + value
+
+        with listening(follow):
+            plan = make_plan(self._ws, self._provider, days, until=until, refresh=refresh)
+            if on_plan is not None:
+                on_plan(plan)
+            # A list within its refresh window is due at any time; this call asks it once.
+            asked = plan.days("ask")
+            run_ids += self._launch([STAGES[0]], asked, failed, refresh=refresh)
+            recheck = refresh and until != STAGES[0]
+            while True:
+                live = [day for day in days if day not in failed]
+                plan = make_plan(self._ws, self._provider, live, until=until, frozen=asked)
+                pending = plan.pending()
+                stages = [stage for stage in STAGES if any(step.stage == stage for step in pending)]
+                touched = sorted({step.day for step in pending})
+                if recheck:
+                    # Etags are asked again for every date, whether or not its list changed.
+                    recheck = False
+                    stages, touched = list(STAGES[1 : STAGES.index(until) + 1]), live
+                if not touched:
+                    break
+                before = len(failed)
+                run_ids += self._launch(stages, touched, failed, refresh=refresh)
+                if len(failed) == before:
+                    break
+        return LaunchReport(
+            provider=self._provider.key,
+            days=tuple(days),
+            launched=len(run_ids),
+            run_ids=tuple(run_ids),
+            built={stage: tuple(sorted(chosen)) for stage, chosen in built.items()},
+            failed=dict(sorted(failed.items())),
+            stats=stats,
+        )
+
+    def _launch(
+        self, stages: Sequence[str], days: Sequence[str], failed: dict[str, str], *, refresh: bool
+    ) -> list[str]:
+        run_ids = []
+        for first, last in contiguous(days, blocked=failed):
+            before = set(failed)
+            result = self._job.execute_in_process(
+                instance=self._instance,
+                asset_selection=[dg.AssetKey([self._provider.key, stage]) for stage in stages],
+                tags={RANGE_START: first, RANGE_END: last, "geostack/provider": self._provider.key},
+                run_config=self._config(stages, refresh=refresh),
+                raise_on_error=False,
+            )
+            run_ids.append(result.run_id)
+            if not result.success and set(failed) == before:
+                # The step failed before it came to its dates.
+                for day in days:
+                    if first <= day <= last:
+                        failed[day] = _reason(result)
+        return run_ids
+
+    def _config(self, stages: Sequence[str], *, refresh: bool) -> dict[str, Any]:
+        config = StageConfig(refresh=refresh, pins=dict(self._ws.pins)).model_dump()
+        return {
+            "ops": {f"{self._provider.key}__{stage}": {"config": config} for stage in stages},
+            # The command line tells its own story; errors reach it through the report.
+            "loggers": {"console": {"config": {"log_level": "CRITICAL"}}},
+        }
+
+
+def _reason(result: dg.ExecuteInProcessResult) -> str:
+    for event in result.all_events:
+        if event.is_step_failure:
+            error = event.step_failure_data.error
+            while error is not None and error.cause is not None:
+                error = error.cause
+            if error is not None:
+                return f"{event.step_key}: {error.message.strip()}"
+    return "the run failed before any date was tried; see the run's log in the UI"

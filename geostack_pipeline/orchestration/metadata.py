@@ -1,0 +1,129 @@
+"""What an asset's page shows of a date: where it lies, how much it holds, a table and a picture."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Mapping
+from typing import Any
+
+import dagster as dg
+import polars as pl
+from PIL import Image
+
+from geostack_pipeline.stages import cube, methane
+from geostack_pipeline.stages.workspace import Outcome
+from geostack_pipeline.storage.snapshot import Snapshot
+
+TABLE_ROWS = 8
+PICTURE_PIXELS = 420
+"""Longest side of a picture in the event log; the full one lies beside the data."""
+
+_COLUMNS: Mapping[str, tuple[str, ...]] = {
+    "scenes": ("id", "datetime", "platform", "eo:cloud_cover", "processing:baseline", "geostack:scene"),
+    "selected": ("id", "datetime", "eo:cloud_cover", "geostack:scene"),
+    "granules": ("area", "item_id", "asset", "form", "size", "source_size"),
+}
+
+
+def day_metadata(stage: str, outcome: Outcome) -> dict[str, Any]:
+    """Return the metadata of one finished date."""
+    snapshot = outcome.snapshot
+    entries: dict[str, Any] = {
+        "dagster/uri": dg.MetadataValue.path(snapshot.url())
+        if _is_local(snapshot)
+        else dg.MetadataValue.url(snapshot.url()),
+        "version": snapshot.version,
+        "reused": outcome.reused,
+    }
+    rows = snapshot.meta.get("rows")
+    if isinstance(rows, int):
+        entries["dagster/row_count"] = rows
+    table = _table(stage, snapshot)
+    if table is not None:
+        entries["table"] = dg.MetadataValue.md(markdown(table))
+    if snapshot.kind == "table":
+        entries["dagster/column_schema"] = _schema(snapshot.open())
+    picture = _picture(snapshot)
+    if picture is not None:
+        entries["picture"] = dg.MetadataValue.md(f"![{stage} {snapshot.partition}]({data_uri(picture)})")
+    for key in ("rejected", "dropped", "skipped", "plumes", "matched"):
+        if isinstance(snapshot.meta.get(key), int):
+            entries[key] = snapshot.meta[key]
+    for key, value in outcome.stats.items():
+        entries[f"run/{key}"] = value if isinstance(value, int | float | str) else str(value)
+    return entries
+
+
+def markdown(frame: pl.DataFrame) -> str:
+    """Return the first rows of a frame as a Markdown table; cells are escaped."""
+    shown = frame.head(TABLE_ROWS)
+    lines = [
+        "| " + " | ".join(shown.columns) + " |",
+        "|" + "---|" * len(shown.columns),
+        *("| " + " | ".join(_cell(value) for value in row) + " |" for row in shown.iter_rows()),
+    ]
+    if frame.height > TABLE_ROWS:
+        lines.append(f"\n{frame.height - TABLE_ROWS} more row(s)")
+    return "\n".join(lines)
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return str(value).replace("|", "\\|").replace("\n", " ")
+
+
+def _table(stage: str, snapshot: Snapshot) -> pl.DataFrame | None:
+    if stage in _COLUMNS:
+        frame = snapshot.open()
+        return frame.select([name for name in _COLUMNS[stage] if name in frame.columns])
+    if stage == cube.NAME:
+        return cube.summary(snapshot)
+    if stage == methane.NAME:
+        return methane.summary(snapshot)
+    return None
+
+
+def _schema(frame: pl.DataFrame) -> dg.MetadataValue:  # type: ignore[type-arg]
+    return dg.MetadataValue.table_schema(
+        dg.TableSchema([dg.TableColumn(name, type=_type(dtype)) for name, dtype in frame.schema.items()])
+    )
+
+
+def _type(dtype: pl.DataType) -> str:
+    text = str(dtype)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _picture(snapshot: Snapshot) -> bytes | None:
+    names = sorted(path for path in snapshot.files if path == "preview.png" or path.startswith("quicklook-"))
+    return thumbnail([snapshot.read(name) for name in names[:2]]) if names else None
+
+
+def thumbnail(pictures: list[bytes]) -> bytes:
+    """Return pictures side by side in one PNG, small enough for an event log."""
+    opened = [Image.open(io.BytesIO(data)).convert("RGB") for data in pictures]
+    for image in opened:
+        image.thumbnail((PICTURE_PIXELS, PICTURE_PIXELS))
+    sheet = Image.new(
+        "RGB", (sum(image.width for image in opened), max(image.height for image in opened)), "white"
+    )
+    left = 0
+    for image in opened:
+        sheet.paste(image, (left, 0))
+        left += image.width
+    buffer = io.BytesIO()
+    sheet.quantize(128).save(buffer, format="PNG", optimize=True)
+    return buffer.getvalue()
+
+
+def data_uri(png: bytes) -> str:
+    """Return a PNG as a data URI, which the UI shows without asking anyone."""
+    return "data:image/png;base64," + base64.b64encode(png).decode("ascii")
+
+
+def _is_local(snapshot: Snapshot) -> bool:
+    return snapshot.url().startswith("file:")

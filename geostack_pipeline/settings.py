@@ -1,0 +1,285 @@
+"""``geostack.yaml``: which areas, which catalogs, where artifacts are kept.
+
+The file is found by, in this order: an explicit path, the ``GEOSTACK_SETTINGS`` variable, ``geostack.yaml``
+in the working folder.  Credentials are never in it: a resource names the environment variable that holds one.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from datetime import date
+from pathlib import Path
+from typing import Annotated, Any, Literal
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from geostack_pipeline.areas import Area
+from geostack_pipeline.errors import SettingsError
+from geostack_pipeline.providers.contract import Endpoint
+
+SETTINGS_VARIABLE = "GEOSTACK_SETTINGS"
+DEFAULT_FILE = "geostack.yaml"
+PROVIDERS = ("earth_search",)
+"""Catalogs that this version can ask, in the order in which they are shown."""
+
+_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class AreaSettings(_Strict):
+    """One area of interest."""
+
+    bbox: tuple[float, float, float, float]
+    """West, south, east, north in degrees; west > east crosses the antimeridian."""
+    resolution_m: Annotated[float, Field(gt=0, le=10_000)] = 20.0
+    crs: str | None = None
+
+    @field_validator("bbox")
+    @classmethod
+    def _plausible(cls, bbox: tuple[float, float, float, float]) -> tuple[float, float, float, float]:
+        west, south, east, north = bbox
+        if not (-180 <= west <= 180 and -180 <= east <= 180 and -90 <= south <= 90 and -90 <= north <= 90):
+            raise ValueError("longitudes lie within -180..180 and latitudes within -90..90")
+        if south >= north:
+            raise ValueError(
+                f"south ({south}) must be below north ({north}); the order is west, south, east, north"
+            )
+        if west == east:
+            raise ValueError("west and east are equal, so the area is empty")
+        return bbox
+
+    @field_validator("crs")
+    @classmethod
+    def _authority_code(cls, crs: str | None) -> str | None:
+        if crs is not None and not re.fullmatch(r"EPSG:\d{4,6}", crs):
+            raise ValueError(f"{crs!r} is not of the form EPSG:<code>")
+        return crs
+
+
+class EndpointSettings(_Strict):
+    """Where an object store answers, when it is not the cloud's own address."""
+
+    url: str | None = None
+    region: str | None = None
+    allow_http: bool = False
+
+
+class ScheduleSettings(_Strict):
+    """When a provider is ingested every day."""
+
+    cron: str = "30 4 * * *"
+    timezone: str = "UTC"
+
+    @field_validator("timezone")
+    @classmethod
+    def _known(cls, timezone: str) -> str:
+        try:
+            ZoneInfo(timezone)
+        except (ZoneInfoNotFoundError, ValueError):
+            raise ValueError(
+                f"{timezone!r} is not a time zone of the IANA database, such as Europe/Berlin"
+            ) from None
+        return timezone
+
+
+class ProviderSettings(_Strict):
+    """One catalog: what to ask for, what to keep, which bands to fetch."""
+
+    url: str | None = None
+    """Root of the STAC API; None is the catalog's public address."""
+    collections: tuple[str, ...] = ()
+    """Collections to search; empty takes the provider's default."""
+    where: str | None = None
+    """Selection in SQL over the scene table, e.g. ``"eo:cloud_cover" < 60``."""
+    min_coverage: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Smallest share of an area that a scene must cover to be kept for it."""
+    bands: tuple[str, ...] = ("B02", "B03", "B04", "B11", "B12")
+    """Canonical bands of the cube; the scene classification comes along by itself."""
+    endpoints: Mapping[str, EndpointSettings] = Field(default_factory=dict)
+    """Bucket or account -> where it answers."""
+    schedule: ScheduleSettings = ScheduleSettings()
+
+    @field_validator("url")
+    @classmethod
+    def _http(cls, url: str | None) -> str | None:
+        if url is not None and not re.match(r"https?://[^/@\s]+", url):
+            raise ValueError(f"{url!r} is no http(s) address (user names and passwords do not belong in it)")
+        return url.rstrip("/") if url else url
+
+    @field_validator("bands")
+    @classmethod
+    def _distinct(cls, bands: tuple[str, ...]) -> tuple[str, ...]:
+        if not bands or len(set(bands)) != len(bands):
+            raise ValueError("bands must be a list of different band names, such as [B04, B11, B12]")
+        return bands
+
+
+class DetectionLimits(_Strict):
+    """What counts as a plume candidate."""
+
+    seed_z: Annotated[float, Field(gt=0)] | None = None
+    """Smallest z-score of a candidate's core; None takes the method's default."""
+    grow_z: Annotated[float, Field(gt=0)] | None = None
+    """Smallest z-score of the pixels around the core."""
+    min_area_m2: Annotated[float, Field(gt=0)] | None = None
+
+
+class MethaneSettings(_Strict):
+    """The retrieval stage."""
+
+    lookback_days: Annotated[int, Field(ge=0, le=366)] = 30
+    """How far back the reference scene of MBMP is looked for."""
+    detection: DetectionLimits = DetectionLimits()
+
+
+class Settings(_Strict):
+    """The whole file."""
+
+    root: str = "file:.geostack/store"
+    """Where artifacts and cached bytes live: file:, s3:// or az:// ."""
+    root_options: Mapping[str, str] = Field(default_factory=dict)
+    """Options of an object-store root (endpoint, region …); a value ``env:NAME`` is read from the environment."""
+    start_date: date = date(2024, 6, 1)
+    """First daily partition, for all providers alike."""
+    refresh_days: Annotated[int, Field(ge=0, le=366)] = 7
+    """A scene list is asked again until it was last asked this many days after its date; then it is frozen."""
+    areas: Mapping[str, AreaSettings] = Field(default_factory=dict)
+    providers: Mapping[Literal["earth_search"], ProviderSettings] = Field(default_factory=dict)
+    methane: MethaneSettings = MethaneSettings()
+
+    @model_validator(mode="after")
+    def _names(self) -> Settings:
+        for name in self.areas:
+            if not _NAME.fullmatch(name):
+                raise ValueError(
+                    f"area name {name!r} must be lower-case letters, digits, - and _ (it names Zarr groups)"
+                )
+        return self
+
+    @property
+    def area_list(self) -> tuple[Area, ...]:
+        """The areas, sorted by name."""
+        return tuple(
+            Area(name=name, bbox=area.bbox, resolution_m=area.resolution_m, crs=area.crs)
+            for name, area in sorted(self.areas.items())
+        )
+
+    def provider(self, key: str) -> ProviderSettings:
+        """Return the settings of one provider, or say which there are."""
+        for name, settings in self.providers.items():
+            if name == key:
+                return settings
+        known = ", ".join(self.providers) or "none"
+        raise SettingsError(
+            "the provider is not configured",
+            subject=f"provider {key!r}",
+            found=f"configured providers: {known}",
+            action=f"add it under `providers:` in {DEFAULT_FILE}"
+            if key in PROVIDERS
+            else f"choose one of {', '.join(PROVIDERS)}",
+        )
+
+    def endpoints(self, key: str) -> dict[str, Endpoint]:
+        """Return the object-store endpoints of one provider."""
+        return {
+            name: Endpoint(url=endpoint.url, region=endpoint.region, allow_http=endpoint.allow_http)
+            for name, endpoint in self.provider(key).endpoints.items()
+        }
+
+    def resolved_root_options(self) -> dict[str, str]:
+        """Return the root's options with ``env:NAME`` values read from the environment."""
+        resolved: dict[str, str] = {}
+        for name, value in self.root_options.items():
+            if value.startswith("env:"):
+                variable = value[4:]
+                if variable not in os.environ:
+                    raise SettingsError(
+                        f"the environment variable {variable} is not set",
+                        subject=f"setting root_options.{name}",
+                        action=f"export {variable} or change the setting",
+                    )
+                resolved[name] = os.environ[variable]
+            else:
+                resolved[name] = value
+        return resolved
+
+
+def settings_path(path: str | Path | None = None) -> Path:
+    """Return the settings file that would be read, which need not exist."""
+    return Path(path or os.environ.get(SETTINGS_VARIABLE) or DEFAULT_FILE)
+
+
+def load_settings(path: str | Path | None = None) -> Settings:
+    """Read and check the settings file.
+
+    A relative ``file:`` root is taken relative to the file's folder, so that a run started elsewhere finds
+    the same store.
+
+    Raises:
+        SettingsError: The file is missing, is no YAML, or a setting is wrong; the message names each one.
+    """
+    file = settings_path(path)
+    try:
+        text = file.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise SettingsError(
+            "the settings file does not exist",
+            subject=str(file),
+            action=f"write {DEFAULT_FILE} (see README.md) or point {SETTINGS_VARIABLE} at one",
+        ) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(
+            "the settings file cannot be read", subject=str(file), found=str(error), action="check the file"
+        ) from error
+    try:
+        raw = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise SettingsError(
+            "the settings file is no valid YAML",
+            subject=str(file),
+            found=" ".join(str(error).split()),
+            action="mend the line it names",
+        ) from error
+    return parse_settings(raw, subject=str(file), base=file.resolve().parent)
+
+
+def parse_settings(raw: Any, *, subject: str = "settings", base: Path | None = None) -> Settings:
+    """Return checked settings from parsed YAML; ``base`` is the folder of relative roots."""
+    if raw is None:
+        raw = {}
+    if not isinstance(raw, dict):
+        raise SettingsError(
+            "the settings must be a mapping of names to values",
+            subject=subject,
+            found=type(raw).__name__,
+            action="start with `areas:` and `providers:` (see README.md)",
+        )
+    try:
+        settings = Settings.model_validate(raw)
+    except ValidationError as error:
+        raise SettingsError(
+            f"{error.error_count()} setting(s) are wrong",
+            subject=subject,
+            found="; ".join(_explain(detail) for detail in error.errors()),
+            action="mend the named settings",
+        ) from None
+    if base is not None and settings.root.startswith("file:") and not settings.root.startswith("file:/"):
+        settings = settings.model_copy(update={"root": f"file://{(base / settings.root[5:]).resolve()}"})
+    return settings
+
+
+def _explain(detail: Any) -> str:
+    where = ".".join(str(part) for part in detail["loc"] if part != "[key]") or "settings"
+    message = str(detail["msg"]).removeprefix("Value error, ")
+    if detail["type"] == "extra_forbidden":
+        message = "is not a setting"
+    elif detail["type"] == "literal_error":
+        message = f"is not a provider; there are {', '.join(PROVIDERS)}"
+    return f"{where}: {message}"

@@ -1,0 +1,235 @@
+"""Cube: one Zarr tree per date, one node per area, each on the area's own grid.
+
+A node has its own input-addressed version.  A new version of a date's tree takes unchanged nodes over from the
+version before (a server-side copy, a hard link on a local disk) and computes only the others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from datetime import datetime
+from pathlib import PurePosixPath
+from typing import Any
+
+import numpy as np
+import polars as pl
+import xarray as xr
+
+from geostack_pipeline.cube.build import build_cube
+from geostack_pipeline.cube.grid import grid_for
+from geostack_pipeline.cube.layers import BandLayer, SceneLayer
+from geostack_pipeline.cube.write import finish_tree, write_node
+from geostack_pipeline.providers.contract import Provider
+from geostack_pipeline.publish.quicklook import true_colour
+from geostack_pipeline.stages.granules import CLASSIFICATION
+from geostack_pipeline.stages.scenes import parquet_bytes
+from geostack_pipeline.stages.workspace import Check, Outcome, Workspace, asset_name
+from geostack_pipeline.storage.artifacts import Attempt
+from geostack_pipeline.storage.digest import version_of
+from geostack_pipeline.storage.snapshot import Snapshot
+
+NAME = "cube"
+CODE_VERSION = "1"
+TREE = "tree.zarr"
+
+PHYSICAL_RANGE = (-0.05, 1.6)
+"""Bottom-of-atmosphere reflectance: a little below zero over dark targets by over-correction, above one on
+clouds and snow facing the sun."""
+
+
+def version(ws: Workspace, provider: Provider, granules_version: str) -> str:
+    """Return the version that a granule manifest leads to under the present settings."""
+    return version_of(
+        {
+            "code": CODE_VERSION,
+            "granules": granules_version,
+            "bands": list(ws.provider_settings(provider.key).bands),
+            "grids": [grid_for(area).as_dict() for area in ws.areas],
+        }
+    )
+
+
+def build(ws: Workspace, provider: Provider, day: str, granules: Snapshot) -> Outcome:
+    """Build one date's tree from its granules."""
+    asset = asset_name(provider.key, NAME)
+    target = version(ws, provider, granules.version)
+    snapshot = ws.artifacts.find(asset, day, target)
+    reused = snapshot is not None
+    stats: dict[str, Any] = {}
+    if snapshot is None:
+        snapshot, stats = _write(ws, provider, day, target, granules)
+    ws.artifacts.point(snapshot, run_id=ws.run_id)
+    return Outcome(snapshot=snapshot, reused=reused, checks=_checks(snapshot), stats=stats)
+
+
+def nodes(ws: Workspace, provider: Provider, manifest: pl.DataFrame) -> dict[str, str]:
+    """Return the version of each area's node: the digest of the bytes and settings it is computed from."""
+    bands = list(ws.provider_settings(provider.key).bands)
+    versions: dict[str, str] = {}
+    for area in ws.areas:
+        rows = manifest.filter(pl.col("area") == area.name)
+        if rows.height:
+            used = rows.drop("blob", "source_etag", "source_size").sort("item_id", "asset")
+            versions[area.name] = version_of(
+                {
+                    "code": CODE_VERSION,
+                    "bands": bands,
+                    "grid": grid_for(area).as_dict(),
+                    "rows": used.rows(named=True),
+                }
+            )
+    return versions
+
+
+def take_over(
+    attempt: Attempt, previous: Snapshot | None, wanted: Mapping[str, str], paths: Callable[[str], list[str]]
+) -> set[str]:
+    """Reference the nodes that an earlier version has already; return their names."""
+    taken = set()
+    for name, version in wanted.items():
+        if previous is not None and previous.nodes.get(name) == version:
+            for path in paths(name):
+                attempt.reference(previous, path)
+            taken.add(name)
+    return taken
+
+
+def node_paths(name: str) -> list[str]:
+    """Return the files and folders of a node inside the artifact."""
+    return [f"{TREE}/{name}", f"quicklook-{name}.png", f"summary-{name}.parquet"]
+
+
+def _write(
+    ws: Workspace, provider: Provider, day: str, target: str, granules: Snapshot
+) -> tuple[Snapshot, dict[str, Any]]:
+    asset = asset_name(provider.key, NAME)
+    manifest = granules.open()
+    wanted = nodes(ws, provider, manifest)
+    previous = ws.artifacts.current(asset, day)
+    bands = list(ws.provider_settings(provider.key).bands)
+    with ws.artifacts.begin(
+        asset,
+        day,
+        target,
+        kind="tree",
+        code_version=CODE_VERSION,
+        upstream={f"{granules.asset}/{day}": granules.version},
+    ) as attempt:
+        taken = take_over(attempt, previous, wanted, node_paths)
+        zarr = attempt.zarr_store(TREE)
+        for area in ws.areas:
+            if area.name not in wanted or area.name in taken:
+                continue
+            rows = manifest.filter(pl.col("area") == area.name)
+            dataset = build_cube(grid_for(area), scene_layers(ws, rows, bands), bands)
+            dataset.attrs.update({"area": area.name, "provider": provider.key, "partition": day})
+            write_node(zarr, area.name, dataset)
+            attempt.put(f"quicklook-{area.name}.png", true_colour(dataset))
+            attempt.put(f"summary-{area.name}.parquet", _summary(area.name, dataset))
+        finish_tree(zarr, {"provider": provider.key, "partition": day})
+        snapshot = attempt.commit(
+            meta={"rows": len(wanted), "areas": sorted(wanted), "bands": bands}, nodes=wanted
+        )
+    return snapshot, {"computed": len(wanted) - len(taken), "taken_over": len(taken)}
+
+
+def scene_layers(ws: Workspace, rows: pl.DataFrame, bands: list[str]) -> list[SceneLayer]:
+    """Return an area's scenes in mosaic priority: most of the area covered, then least cloud, then item id."""
+    layers = []
+    ranked = (
+        rows.select("item_id", "coverage", "cloud_cover")
+        .unique()
+        .sort("coverage", "cloud_cover", "item_id", descending=[True, False, False], nulls_last=True)
+    )
+    for item_id in ranked["item_id"]:
+        own = rows.filter(pl.col("item_id") == item_id)
+        first = own.row(0, named=True)
+        layers.append(
+            SceneLayer(
+                item_id=item_id,
+                scene=first["scene"],
+                datetime=datetime.fromisoformat(first["datetime"]),
+                platform=first["platform"] or "",
+                relative_orbit=first["relative_orbit"],
+                sun_zenith=first["sun_zenith"],
+                view_zenith=first["view_zenith"],
+                bands={
+                    row["asset"]: BandLayer(
+                        store=ws.artifacts.root.store,
+                        key=row["blob"],
+                        scale=row["scale"],
+                        offset=row["offset"],
+                        nodata=row["nodata"],
+                    )
+                    for row in own.iter_rows(named=True)
+                    if row["asset"] in bands or row["asset"] == CLASSIFICATION
+                },
+            )
+        )
+    return layers
+
+
+SUMMARY_SCHEMA: Mapping[str, Any] = {
+    "area": pl.String,
+    "time": pl.String,
+    "shape": pl.String,
+    "valid_fraction": pl.Float64,
+    "smallest": pl.Float64,
+    "largest": pl.Float64,
+    "scenes": pl.Int64,
+}
+
+
+def _summary(name: str, dataset: xr.Dataset) -> bytes:
+    rows = []
+    for index, time in enumerate(dataset["time"].values):
+        slab = dataset["reflectance"].isel(time=index)
+        values = slab.values
+        rows.append(
+            {
+                "area": name,
+                "time": str(np.datetime_as_string(time, unit="s")),
+                "shape": "x".join(str(size) for size in slab.shape),
+                "valid_fraction": float(np.isfinite(values).mean()),
+                "smallest": float(np.nanmin(values)) if np.isfinite(values).any() else None,
+                "largest": float(np.nanmax(values)) if np.isfinite(values).any() else None,
+                "scenes": int(np.unique(dataset["source_scene"].isel(time=index).values).clip(min=-1).size),
+            }
+        )
+    return parquet_bytes(pl.DataFrame(rows, schema=SUMMARY_SCHEMA))
+
+
+def summary(snapshot: Snapshot) -> pl.DataFrame:
+    """Return one row per area and time: shape, share of valid pixels, smallest and largest reflectance."""
+    frames = [
+        pl.read_parquet(snapshot.read(path))
+        for path in sorted(snapshot.files)
+        if PurePosixPath(path).match("summary-*.parquet")
+    ]
+    return pl.concat(frames) if frames else pl.DataFrame(schema=SUMMARY_SCHEMA)
+
+
+def _checks(snapshot: Snapshot) -> tuple[Check, ...]:
+    table = summary(snapshot)
+    low, high = PHYSICAL_RANGE
+    empty = table.filter(pl.col("valid_fraction") == 0.0)
+    outside = table.filter((pl.col("smallest") < low) | (pl.col("largest") > high))
+    return (
+        Check(
+            name="valid_fraction",
+            passed=empty.height == 0,
+            detail={
+                "smallest share of valid pixels": table["valid_fraction"].min() if table.height else None,
+                "times without any": empty.height,
+            },
+        ),
+        Check(
+            name="physical_range",
+            passed=outside.height == 0,
+            detail={
+                "smallest": table["smallest"].min() if table.height else None,
+                "largest": table["largest"].max() if table.height else None,
+                "allowed": f"{low} to {high}",
+            },
+        ),
+    )

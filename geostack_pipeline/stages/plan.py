@@ -1,0 +1,191 @@
+"""What a run would change, found by comparing versions: nothing is launched and no catalog is asked."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+from datetime import date, timedelta
+from typing import Literal
+
+from geostack_pipeline.errors import SettingsError
+from geostack_pipeline.providers.contract import Provider
+from geostack_pipeline.stages import cube, granules, methane, scenes, selected
+from geostack_pipeline.stages.workspace import Workspace, asset_name, parse_day
+
+STAGES = ("scenes", "selected", "granules", "cube", "methane")
+"""The stages in the order in which they depend on each other."""
+
+Action = Literal["fresh", "ask", "build", "follow"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """What one stage needs for one date."""
+
+    stage: str
+    day: str
+    action: Action
+    """``fresh``: nothing; ``ask``: the catalog must be asked; ``build``: the stored version is not the one that the
+    inputs lead to; ``follow``: known only once the stage before has run."""
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """The steps of a range of dates, date by date in stage order."""
+
+    provider: str
+    steps: tuple[Step, ...]
+
+    def pending(self, stage: str | None = None) -> list[Step]:
+        """Return the steps that are not fresh, of one stage or of all."""
+        return [step for step in self.steps if step.action != "fresh" and stage in {None, step.stage}]
+
+    def days(self, *actions: Action, stage: str | None = None) -> list[str]:
+        """Return the dates with a step of one of these actions."""
+        return sorted(
+            {step.day for step in self.steps if step.action in actions and stage in {None, step.stage}}
+        )
+
+
+def day_range(ws: Workspace, first: str, last: str) -> list[str]:
+    """Return the dates from first to last, both included, or say why they cannot be."""
+    start, end = parse_day(first), parse_day(last)
+    today = ws.now().date()
+    if start > end:
+        raise SettingsError(
+            "the range of dates is empty", subject=f"{first} to {last}", action="give the earlier date first"
+        )
+    if start < ws.settings.start_date:
+        raise SettingsError(
+            "the date lies before the first partition",
+            subject=f"date {first}",
+            found=f"start_date {ws.settings.start_date}",
+            action="choose a later date or move start_date in the settings",
+        )
+    if end > today:
+        raise SettingsError(
+            "the date lies in the future",
+            subject=f"date {last}",
+            found=f"today is {today} (UTC)",
+            action="choose a date up to today",
+        )
+    return [(start + timedelta(days=offset)).isoformat() for offset in range((end - start).days + 1)]
+
+
+def make_plan(
+    ws: Workspace,
+    provider: Provider,
+    days: Sequence[str],
+    *,
+    until: str = STAGES[-1],
+    refresh: bool = False,
+    frozen: Collection[str] = (),
+) -> Plan:
+    """Compare the stored versions of dates with those that their inputs lead to.
+
+    Args:
+        until: Last stage that is wanted.
+        refresh: Treat every scene list as due.
+        frozen: Dates whose stored list is taken as it is, because it was asked just now.
+    """
+    wanted = STAGES[: STAGES.index(until) + 1]
+    steps: list[Step] = []
+    moving: set[str] = set()
+    for day in sorted(days):
+        chain = _day(ws, provider, day, wanted, moving, refresh=refresh, frozen=day in frozen)
+        if any(step.stage == cube.NAME and step.action != "fresh" for step in chain):
+            moving.add(day)
+        steps += chain
+    return Plan(provider=provider.key, steps=tuple(steps))
+
+
+def _day(
+    ws: Workspace,
+    provider: Provider,
+    day: str,
+    wanted: Iterable[str],
+    moving: set[str],
+    *,
+    refresh: bool,
+    frozen: bool,
+) -> list[Step]:
+    due = None if frozen else "refresh asked for" if refresh else scenes.is_due(ws, provider, day)
+    if due is not None:
+        return [
+            Step(stage=stage, day=day, action="ask" if stage == scenes.NAME else "follow", reason=due)
+            for stage in wanted
+        ]
+    steps: list[Step] = []
+    upstream: str | None = None
+    open_end = False
+    for stage in wanted:
+        if open_end:
+            steps.append(
+                Step(stage=stage, day=day, action="follow", reason="the stage before is to be built")
+            )
+            continue
+        pointer = ws.artifacts.pointer(asset_name(provider.key, stage), day)
+        snapshot = ws.current(asset_name(provider.key, stage), day) if pointer is not None else None
+        if snapshot is None:
+            reason = "never built"
+        elif stage == scenes.NAME:
+            upstream = snapshot.version
+            reason = None
+        else:
+            assert upstream is not None
+            reason = _difference(ws, provider, day, stage, upstream, snapshot.version, snapshot.meta, moving)
+            upstream = snapshot.version
+        if reason is None:
+            steps.append(Step(stage=stage, day=day, action="fresh", reason="up to date"))
+        else:
+            open_end = True
+            steps.append(Step(stage=stage, day=day, action="build", reason=reason))
+    return steps
+
+
+def _difference(
+    ws: Workspace,
+    provider: Provider,
+    day: str,
+    stage: str,
+    upstream: str,
+    stored: str,
+    meta: object,
+    moving: set[str],
+) -> str | None:
+    changed = "inputs, settings or code changed"
+    if stage == selected.NAME:
+        return None if stored == selected.version(ws, provider, upstream) else changed
+    if stage == granules.NAME:
+        assert hasattr(meta, "get")
+        return None if meta.get("base") == granules.base(ws, provider, upstream) else changed
+    if stage == cube.NAME:
+        return None if stored == cube.version(ws, provider, upstream) else changed
+    if stage == methane.NAME:
+        own = ws.current(asset_name(provider.key, cube.NAME), day)
+        if own is None or not own.nodes:
+            return None if stored == methane.version(ws, provider, upstream, {}) else changed
+        if moving.intersection(methane.lookback(ws, day)):
+            return "a reference date is to be built"
+        earlier = {name: snapshot.version for name, snapshot in methane.references(ws, provider, day).items()}
+        return None if stored == methane.version(ws, provider, upstream, earlier) else changed
+    raise AssertionError(stage)
+
+
+def contiguous(days: Sequence[str], *, blocked: Iterable[str] = (), bridge: int = 7) -> list[tuple[str, str]]:
+    """Return the ranges (first, last) that cover the dates, joined over gaps of up to ``bridge`` dates.
+
+    A gap that holds a blocked date is never bridged.
+    """
+    stop = set(blocked)
+    ranges: list[tuple[date, date]] = []
+    for day in sorted(date.fromisoformat(day) for day in days):
+        if ranges:
+            first, last = ranges[-1]
+            gap = [(last + timedelta(days=step)).isoformat() for step in range(1, (day - last).days)]
+            if len(gap) <= bridge and not stop.intersection(gap):
+                ranges[-1] = (first, day)
+                continue
+        ranges.append((day, day))
+    return [(first.isoformat(), last.isoformat()) for first, last in ranges]

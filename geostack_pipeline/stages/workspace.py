@@ -1,0 +1,110 @@
+"""What every stage works in: the stores, the areas and the settings of one run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime
+from typing import Any
+
+from geostack_pipeline.areas import Area
+from geostack_pipeline.errors import SettingsError
+from geostack_pipeline.settings import ProviderSettings, Settings
+from geostack_pipeline.storage.artifacts import ArtifactStore
+from geostack_pipeline.storage.blobs import BlobCache
+from geostack_pipeline.storage.roots import open_root
+from geostack_pipeline.storage.snapshot import Snapshot
+
+
+@dataclass(frozen=True, kw_only=True)
+class Workspace:
+    """The stores and settings of a run."""
+
+    settings: Settings
+    artifacts: ArtifactStore
+    blobs: BlobCache
+    run_id: str | None = None
+    """Run that moves the pointers, kept in them."""
+    pins: Mapping[str, str] = field(default_factory=dict)
+    """``<asset>/<partition>`` -> version to read instead of the current one."""
+
+    @property
+    def areas(self) -> tuple[Area, ...]:
+        """The areas of interest, sorted by name."""
+        return self.settings.area_list
+
+    def provider_settings(self, provider: str) -> ProviderSettings:
+        """Return the settings of one provider."""
+        return self.settings.provider(provider)
+
+    def current(self, asset: str, day: str) -> Snapshot | None:
+        """Return the version of a date that this run reads: the pinned one, else the current one."""
+        pinned = self.pins.get(f"{asset}/{day}")
+        if pinned is None:
+            return self.artifacts.current(asset, day)
+        snapshot = self.artifacts.find(asset, day, pinned)
+        if snapshot is None:
+            raise SettingsError(
+                f"the pinned version {pinned} is not stored",
+                subject=f"{asset} {day}",
+                found=", ".join(self.artifacts.versions(asset, day)) or "no version at all",
+                action="pin one of the stored versions",
+            )
+        return snapshot
+
+    def now(self) -> datetime:
+        """Return the present instant, UTC."""
+        return datetime.now(UTC)
+
+
+def open_workspace(
+    settings: Settings, *, run_id: str | None = None, pins: Mapping[str, str] | None = None
+) -> Workspace:
+    """Open the stores that the settings name."""
+    root = open_root(settings.root, settings.resolved_root_options())
+    return Workspace(
+        settings=settings,
+        artifacts=ArtifactStore(root),
+        blobs=BlobCache(root),
+        run_id=run_id,
+        pins=dict(pins or {}),
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Check:
+    """One judgement on a date's artifact."""
+
+    name: str
+    passed: bool
+    detail: Mapping[str, Any]
+    """Numbers behind the judgement, shown in the UI."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What building one date of one stage came to."""
+
+    snapshot: Snapshot
+    reused: bool
+    """Whether the version was there already, so that nothing was computed."""
+    checks: tuple[Check, ...] = ()
+    stats: Mapping[str, Any] = field(default_factory=dict)
+    """Facts of this run that are no part of the version: requests, bytes moved, seconds."""
+
+
+def asset_name(provider: str, stage: str) -> str:
+    """Return the asset of a stage, e.g. ``earth_search/scenes``."""
+    return f"{provider}/{stage}"
+
+
+def parse_day(day: str) -> date:
+    """Return the date of a partition key, or say what is wrong with it."""
+    try:
+        return date.fromisoformat(day)
+    except ValueError:
+        raise SettingsError(
+            "the date is not of the form YYYY-MM-DD",
+            subject=f"date {day!r}",
+            action="write it like 2024-06-01",
+        ) from None
