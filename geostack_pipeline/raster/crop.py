@@ -1,0 +1,348 @@
+"""Lossless crop of a remote tiled TIFF: its compressed tiles, copied without decoding.
+
+Only the header and the tiles that intersect the area are moved.  The result is a smaller valid
+TIFF with the source's tags: pixels, bands, compression, predictor, byte order, colour map,
+JPEG tables, no-data value, scales and offsets, and metadata are the source's; the georeferencing is moved to
+the crop's corner.  The window is widened to whole tiles.  An internal mask is cropped with the
+image.  Overviews are left out.  Metadata is copied as it stands: statistics stay those of the whole source.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from geostack_pipeline.errors import RasterError, StorageError
+from geostack_pipeline.raster import tiff
+from geostack_pipeline.raster.fetch import SourceObject, merged, not_a_raster
+from geostack_pipeline.raster.geo import Affine6, georeference, shifted, shifted_tags
+from geostack_pipeline.raster.tiff import Directory, Tag, TiffFile, read_structure
+from geostack_pipeline.raster.tiff_layout import EncodedImage, Layout, lay_out
+from geostack_pipeline.raster.window import Bounds, Window, window_of_bounds
+
+if TYPE_CHECKING:
+    from obstore.store import ObjectStore
+
+_OTHER_RASTERS = (
+    b"\x00\x00\x00\x0cjP  ",  # JPEG 2000 file
+    b"\xff\x4f\xff\x51",  # JPEG 2000 code stream
+    b"\x89HDF\r\n\x1a\n",  # HDF5, NetCDF 4
+    b"CDF",  # NetCDF classic
+    b"\x89PNG",
+    b"\xff\xd8\xff",  # JPEG
+)
+_NOT_COPIED = frozenset(
+    {
+        tiff.IMAGE_WIDTH,
+        tiff.IMAGE_LENGTH,
+        tiff.TILE_OFFSETS,
+        tiff.TILE_BYTE_COUNTS,
+        tiff.STRIP_OFFSETS,
+        tiff.STRIP_BYTE_COUNTS,
+        tiff.ROWS_PER_STRIP,
+        288,  # free space: a list of holes in the source
+        289,
+        330,  # pointers to further directories, which are not copied
+        34665,
+        34853,
+        40965,
+    }
+)
+_OLD_JPEG = 6
+"""Keeps its tables at absolute positions of the file; such a file is fetched whole."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CropPlan:
+    """Which bytes of which version of an object make the crop. Nothing of it is a secret."""
+
+    window: Window
+    """The window in source pixels, on whole tiles (cut at the image's end); of no size where the
+    area does not touch the image."""
+    source_shape: tuple[int, int, int]
+    """Bands, rows and columns of the source."""
+    crs: str
+    """CRS of source and crop."""
+    transform: Affine6
+    """Pixel corner to CRS coordinates of the crop."""
+    tiles: int
+    """Tiles with data in the crop, over all planes and the mask; sparse ones not counted."""
+    tile_bytes: int
+    """Encoded size of these tiles."""
+    ranges: tuple[tuple[int, int], ...]
+    """Half-open byte ranges to move, neighbours joined."""
+    source_size: int
+    """Size of the whole object."""
+    etag: str | None
+    """ETag of the version the plan is made of."""
+    header_bytes: int
+    """Bytes moved to make the plan."""
+    header_requests: int
+    """Requests made for it."""
+    source: SourceObject = field(repr=False, compare=False)
+    layout: Layout = field(repr=False, compare=False)
+    pieces: tuple[tuple[int, int], ...] = field(repr=False, compare=False)
+    """(source offset, byte count) of each distinct tile."""
+
+    @property
+    def intersects(self) -> bool:
+        """Whether the area touches the image; otherwise there is nothing to crop."""
+        return self.window.width > 0
+
+    @property
+    def bytes(self) -> int:
+        """Bytes that :func:`crop` will move."""
+        return sum(stop - start for start, stop in self.ranges)
+
+    @property
+    def size(self) -> int:
+        """Size of the file that :func:`crop` will write."""
+        return self.layout.size
+
+
+@dataclass(frozen=True, kw_only=True)
+class CropResult:
+    """What a crop wrote and moved."""
+
+    size: int
+    """Bytes of the written file."""
+    bytes_moved: int
+    """Bytes received, header included."""
+    requests: int
+    """Requests made, header included."""
+    source_size: int
+    """Bytes of the whole source object."""
+    etag: str | None
+    """ETag of the source."""
+    tiles: int
+    """Tiles copied."""
+    window: Window
+    """Window in source pixels."""
+    source_shape: tuple[int, int, int]
+    """Bands, rows and columns of the source."""
+
+
+def plan_crop(
+    store: ObjectStore,
+    key: str,
+    bounds: Bounds,
+    bounds_crs: str,
+    *,
+    margin: int = 1,
+) -> CropPlan | None:
+    """Return what to move for an area, or None for what is no tiled TIFF (fetch it whole).
+
+    An area that does not touch the image gives a plan with ``intersects`` false.
+    Costs one ranged request of 16 KiB for a COG, more only for a longer header.
+
+    Args:
+        store: Object store.
+        key: Key in the store.
+        bounds: Area to cover; in a geographic CRS min x > max x crosses the antimeridian.
+        bounds_crs: CRS of the bounds.
+        margin: Extra source pixels on each side, for resampling.
+
+    Raises:
+        RasterError: The TIFF is cut or corrupt, has no georeferencing, or is a web page.
+        TransferError: The bytes could not be moved or the source changed meanwhile.
+        AuthError: The store refuses.
+    """
+    source = SourceObject(store, key)
+    if not tiff.is_tiff(source.head):
+        if source.head.startswith(_OTHER_RASTERS) or source.head[4:8] == b"ftyp":
+            return None
+        raise not_a_raster(key, source.head)
+    file = read_structure(source)
+    main = file.main
+    if not main.is_tiled or main.compression == _OLD_JPEG:
+        return None
+    place = georeference(main)
+    if place.crs is None or place.transform is None:
+        raise RasterError(
+            "The TIFF has no georeferencing to cut it by",
+            subject=key,
+            found="no CRS" if place.crs is None else "no affine transform",
+            action="fetch the whole object instead of a crop",
+        )
+    window = window_of_bounds(
+        bounds,
+        bounds_crs,
+        crs=place.crs,
+        transform=place.transform,
+        width=main.width,
+        height=main.height,
+        margin=margin,
+    ) or Window(0, 0, 0, 0)
+    images = [main]
+    mask = _usable_mask(file)
+    if mask is not None:
+        images.append(mask)
+    window = window.aligned(
+        math.lcm(*(image.tile_width for image in images)),
+        math.lcm(*(image.tile_height for image in images)),
+        main.width,
+        main.height,
+    )
+    encoded, pieces = _select(images, window)
+    layout = lay_out(encoded, order=file.order, big=file.big)
+    moved = [
+        (offset, offset + count) for offset, count in pieces if source.cached(offset, offset + count) is None
+    ]
+    return CropPlan(
+        window=window,
+        source_shape=(main.samples, main.height, main.width),
+        crs=place.crs,
+        transform=shifted(place.transform, window.column, window.row),
+        tiles=sum(int((image.byte_counts > 0).sum()) for image in encoded),
+        tile_bytes=sum(count for _, count in pieces),
+        ranges=tuple(merged(moved)),
+        source_size=source.size,
+        etag=source.etag,
+        header_bytes=source.bytes_moved,
+        header_requests=source.requests,
+        source=source,
+        layout=layout,
+        pieces=tuple(pieces),
+    )
+
+
+def crop(store: ObjectStore, key: str, plan: CropPlan, dest: Path) -> CropResult:
+    """Write the crop of a plan to a file and return what was moved.
+
+    Ranges are written as they arrive, so memory stays at one range (8 MiB and a tile).  The
+    file is complete when this returns; after an error it is removed.
+
+    Args:
+        store: The store the plan was made with.
+        key: The key the plan was made with.
+        plan: From :func:`plan_crop`.
+        dest: File to write; an existing one is replaced.
+
+    Raises:
+        TransferError: The bytes could not be moved, or the source is no longer the one planned.
+        StorageError: The file cannot be written.
+    """
+    source = plan.source
+    if source.store is not store or source.key != key:
+        raise ValueError(f"the plan was made for {source.key}, not for {key} of this store")
+    if not plan.intersects:
+        raise ValueError(f"the area of the plan does not touch {key}: there is nothing to crop")
+    bytes_before, requests_before = source.bytes_moved, source.requests
+    pieces = sorted(plan.pieces)
+    try:
+        with dest.open("wb") as file:
+            file.write(plan.layout.header)
+            i = 0
+            for offset, count in pieces:
+                data = source.cached(offset, offset + count)
+                if data is not None:
+                    _put(file.fileno(), data, plan.layout.positions[offset])
+            file.flush()
+            for start, stop in plan.ranges:
+                block = memoryview(source.read_many([(start, stop)])[0])
+                while i < len(pieces) and pieces[i][0] < stop:
+                    offset, count = pieces[i]
+                    if start <= offset and offset + count <= stop:
+                        _put(
+                            file.fileno(),
+                            block[offset - start : offset - start + count],
+                            plan.layout.positions[offset],
+                        )
+                    i += 1
+            source.confirm_unchanged()
+            file.truncate(plan.layout.size)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        dest.unlink(missing_ok=True)
+        if isinstance(error, RasterError | StorageError) or not error.errno:
+            raise
+        raise StorageError(
+            "The crop could not be written",
+            subject=key,
+            found=f"{error.strerror} for {dest.name}",
+            action="free some space or choose another root, then run again",
+            retryable=True,
+        ) from error
+    except BaseException:
+        dest.unlink(missing_ok=True)
+        raise
+    return CropResult(
+        size=plan.layout.size,
+        bytes_moved=plan.header_bytes + source.bytes_moved - bytes_before,
+        requests=plan.header_requests + source.requests - requests_before,
+        source_size=plan.source_size,
+        etag=plan.etag,
+        tiles=plan.tiles,
+        window=plan.window,
+        source_shape=plan.source_shape,
+    )
+
+
+def _usable_mask(file: TiffFile) -> Directory | None:
+    mask = file.mask
+    if mask is None:
+        return None
+    if not mask.is_tiled or (mask.width, mask.height) != (file.main.width, file.main.height):
+        raise RasterError(
+            "The internal mask does not fit the image",
+            subject=mask.source.key,
+            found=f"{mask.width} x {mask.height}, {'tiled' if mask.is_tiled else 'in strips'}",
+            action="fetch the whole object instead of a crop",
+        )
+    return mask
+
+
+def _select(images: list[Directory], window: Window) -> tuple[list[EncodedImage], list[tuple[int, int]]]:
+    """Return the images of the crop and the distinct (offset, count) of their tiles."""
+    counts_by_offset: dict[int, int] = {}
+    encoded: list[EncodedImage] = []
+    for image in images:
+        offsets, counts = image.tile_index()
+        rows = slice(window.row // image.tile_height, -(-window.stop_row // image.tile_height))
+        columns = slice(window.column // image.tile_width, -(-window.stop_column // image.tile_width))
+        chosen = offsets[:, rows, columns].ravel()
+        sizes = counts[:, rows, columns].ravel()
+        for offset, size in zip(chosen.tolist(), sizes.tolist(), strict=True):
+            if size and counts_by_offset.setdefault(offset, size) != size:
+                raise RasterError(
+                    "Two tiles share a place but not a size",
+                    subject=image.source.key,
+                    found=f"{counts_by_offset[offset]} and {size} bytes at byte {offset}",
+                    action="fetch the object again; if it stays so, the source is corrupt",
+                )
+        encoded.append(
+            EncodedImage(
+                tags=_tags_of(image, window),
+                identities=np.where(sizes > 0, chosen, -1).astype(np.int64),
+                byte_counts=_as_int64(sizes),
+            )
+        )
+    return encoded, sorted(counts_by_offset.items())
+
+
+def _as_int64(values: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    return np.ascontiguousarray(values, dtype=np.int64)
+
+
+def _tags_of(image: Directory, window: Window) -> Mapping[int, Tag]:
+    tags = {code: tag for code, tag in image.tags.items() if code not in _NOT_COPIED}
+    tags[tiff.IMAGE_WIDTH] = Tag.of(tiff.IMAGE_WIDTH, 4, window.width, image.order)
+    tags[tiff.IMAGE_LENGTH] = Tag.of(tiff.IMAGE_LENGTH, 4, window.height, image.order)
+    tags.update(shifted_tags(image, window.column, window.row))
+    return tags
+
+
+def _put(descriptor: int, data: bytes | memoryview, position: int) -> None:
+    view = memoryview(data)
+    while view.nbytes:
+        written = os.pwrite(descriptor, view, position)
+        view = view[written:]
+        position += written
