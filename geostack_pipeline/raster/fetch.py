@@ -290,4 +290,4 @@ def is_local(store: ObjectStore) -> bool:
 
 def _is_unsatisfiable(error: Exception) -> bool:
     text = str(error)
-    return "416 Range" in text or "Requested range was invalid" in text or "InvalidRange" in text
+    return "416 Range" in text or "Requested range was invalid" in text or "Invalid range" in text

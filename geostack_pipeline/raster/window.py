@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 import pyproj
-from pyproj.exceptions import CRSError
+from pyproj.exceptions import CRSError, ProjError
 
 from geostack_pipeline.errors import RasterError
 from geostack_pipeline.raster.geo import Affine6, inverse
@@ -83,7 +83,15 @@ def projected(
     """
     if same_crs(crs, to_crs):
         return x, y
-    transformer = pyproj.Transformer.from_crs(parsed_crs(crs), parsed_crs(to_crs), always_xy=True)
+    try:
+        transformer = pyproj.Transformer.from_crs(parsed_crs(crs), parsed_crs(to_crs), always_xy=True)
+    except ProjError as error:
+        raise RasterError(
+            "No transformation leads from one coordinate reference system to the other",
+            subject=to_crs[:80],
+            found=f"{str(error)[:120]} from {crs[:80]}",
+            action="look at the file's georeferencing with gdalinfo",
+        ) from None
     out_x, out_y = transformer.transform(x, y)
     return np.asarray(out_x, np.float64), np.asarray(out_y, np.float64)
 
