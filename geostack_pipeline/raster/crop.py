@@ -190,7 +190,7 @@ def plan_crop(
         main.width,
         main.height,
     )
-    encoded, pieces = _select(images, window)
+    encoded, pieces = _select(images, place.transform, window)
     layout = lay_out(encoded, order=file.order, big=file.big)
     moved = [
         (offset, offset + count) for offset, count in pieces if source.cached(offset, offset + count) is None
@@ -300,7 +300,9 @@ def _usable_mask(file: TiffFile) -> Directory | None:
     return mask
 
 
-def _select(images: list[Directory], window: Window) -> tuple[list[EncodedImage], list[tuple[int, int]]]:
+def _select(
+    images: list[Directory], transform: Affine6, window: Window
+) -> tuple[list[EncodedImage], list[tuple[int, int]]]:
     """Return the images of the crop and the distinct (offset, count) of their tiles."""
     counts_by_offset: dict[int, int] = {}
     encoded: list[EncodedImage] = []
@@ -320,7 +322,7 @@ def _select(images: list[Directory], window: Window) -> tuple[list[EncodedImage]
                 )
         encoded.append(
             EncodedImage(
-                tags=_tags_of(image, window),
+                tags=_tags_of(image, transform, window),
                 identities=np.where(sizes > 0, chosen, -1).astype(np.int64),
                 byte_counts=_as_int64(sizes),
             )
@@ -332,11 +334,11 @@ def _as_int64(values: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
     return np.ascontiguousarray(values, dtype=np.int64)
 
 
-def _tags_of(image: Directory, window: Window) -> Mapping[int, Tag]:
+def _tags_of(image: Directory, transform: Affine6, window: Window) -> Mapping[int, Tag]:
     tags = {code: tag for code, tag in image.tags.items() if code not in _NOT_COPIED}
     tags[tiff.IMAGE_WIDTH] = Tag.of(tiff.IMAGE_WIDTH, 4, window.width, image.order)
     tags[tiff.IMAGE_LENGTH] = Tag.of(tiff.IMAGE_LENGTH, 4, window.height, image.order)
-    tags.update(shifted_tags(image, window.column, window.row))
+    tags.update(shifted_tags(image, transform, window.column, window.row))
     return tags
 
 

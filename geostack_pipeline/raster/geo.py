@@ -7,6 +7,7 @@ file, for a fraction of a millisecond and without its pixels.
 
 from __future__ import annotations
 
+import math
 import warnings
 from dataclasses import dataclass
 from functools import lru_cache
@@ -45,6 +46,13 @@ _GEO_TAGS = (
     GDAL_METADATA,
     GDAL_NODATA,
 )
+_LENGTHS = {
+    MODEL_PIXEL_SCALE: (2, 1),
+    MODEL_TIEPOINT: (6, 6),
+    MODEL_TRANSFORMATION: (16, 16),
+    RPC_COEFFICIENTS: (92, 92),
+}
+"""Fewest values of a tag, and the number its length is a multiple of; all are doubles."""
 _IDENTITY: Affine6 = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
 
 
@@ -68,13 +76,17 @@ def georeference(directory: Directory) -> Georeference:
     """Return the georeferencing of an image; reads nothing but its tags.
 
     Raises:
-        RasterError: GDAL cannot make sense of the tags.
+        RasterError: The tags are malformed, or GDAL cannot make sense of them.
     """
+    for code, (smallest, multiple) in _LENGTHS.items():
+        tag = directory.tags.get(code)
+        if tag is not None and (tag.kind != 12 or tag.count < smallest or tag.count % multiple):
+            raise _malformed(directory, f"tag {code} with {tag.count} values of type {tag.kind}")
     tags = tuple(directory.tags[code] for code in _GEO_TAGS if code in directory.tags)
     bits = directory.number(tiff.BITS_PER_SAMPLE, 1)
     sample_format = directory.number(tiff.SAMPLE_FORMAT, 1)
     try:
-        return _read_by_gdal(tags, directory.order, directory.samples, bits, sample_format)
+        place = _read_by_gdal(tags, directory.order, directory.samples, bits, sample_format)
     except RasterioError as error:
         raise RasterError(
             "The georeferencing cannot be read",
@@ -82,6 +94,21 @@ def georeference(directory: Directory) -> Georeference:
             found=str(error),
             action="look at the file with gdalinfo",
         ) from error
+    if place.transform is not None:
+        a, b, _, d, e, _ = place.transform
+        determinant = a * e - b * d
+        if determinant == 0.0 or not all(map(math.isfinite, (*place.transform, 1.0 / determinant))):
+            raise _malformed(directory, f"the transform {place.transform}, which has no inverse")
+    return place
+
+
+def _malformed(directory: Directory, found: str) -> RasterError:
+    return RasterError(
+        "The georeferencing is malformed",
+        subject=directory.source.key,
+        found=found,
+        action="fetch the object again; if it stays so, the source is corrupt",
+    )
 
 
 @lru_cache(maxsize=512)
@@ -136,7 +163,7 @@ def _name_of(crs: rasterio.crs.CRS) -> str:
     return str(crs.to_wkt())
 
 
-def shifted_tags(directory: Directory, column: int, row: int) -> dict[int, Tag]:
+def shifted_tags(directory: Directory, transform: Affine6, column: int, row: int) -> dict[int, Tag]:
     """Return the georeferencing tags of a window that begins at (column, row) of an image.
 
     Pixel scale and keys stay; the tie point moves with the corner, control points and the
@@ -149,9 +176,9 @@ def shifted_tags(directory: Directory, column: int, row: int) -> dict[int, Tag]:
     if points is not None:
         values = points.values(order).astype(np.float64).reshape(-1, 6)
         if scale is not None and len(values) == 1:
-            sx, sy = scale.values(order).astype(np.float64)[:2]
-            values[0, 3] += column * sx
-            values[0, 4] -= row * sy
+            # by the transform as read, for GDAL takes a negative vertical scale as positive
+            values[0, 3] += column * transform[0]
+            values[0, 4] += row * transform[4]
         else:
             values[:, 0] -= column
             values[:, 1] -= row

@@ -148,6 +148,8 @@ def window_of_bounds(
         x = unwrapped(x[finite], crs, centre_x(transform, width, height))
         a, b, c, d, e, f = inverse(transform)
         columns, rows = a * x + b * y[finite] + c, d * x + e * y[finite] + f
+        if not (np.isfinite(columns).all() and np.isfinite(rows).all()):
+            return None
         # a hair of tolerance: 1e-6 pixel of rounding must not cost another row of tiles
         column = max(0, int(np.floor(columns.min() + 1e-6)) - margin)
         row = max(0, int(np.floor(rows.min() + 1e-6)) - margin)

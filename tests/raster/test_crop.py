@@ -500,3 +500,13 @@ def test_a_missing_object(tmp_path: Path) -> None:
 
 def test_windows_align() -> None:
     assert Window(70, 90, 60, 70).aligned(64, 64, 150, 300) == (64, 64, 86, 128)
+
+
+def test_a_negative_vertical_scale_is_read_as_gdal_reads_it(tmp_path: Path) -> None:
+    path = write_tiff(tmp_path / "in.tif", noise((1, 256, 256), "uint16"))
+    data = bytearray(path.read_bytes())
+    scale = np.array([20.0, 20.0, 0.0]).tobytes()
+    at = data.index(scale)
+    data[at : at + 24] = np.array([20.0, -20.0, 0.0]).tobytes()
+    path.write_bytes(bytes(data))
+    crop_and_compare(path, (70, 70, 50, 50), tmp_path / "out.tif")
