@@ -11,7 +11,7 @@ import tempfile
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ from geostack_pipeline.stages.workspace import Check, Outcome, Workspace, asset_
 from geostack_pipeline.storage.blobs import Blob, BlobCache
 from geostack_pipeline.storage.digest import version_of
 from geostack_pipeline.storage.snapshot import Snapshot
-from geostack_pipeline.storage.transfer import download
+from geostack_pipeline.storage.transfer import Downloaded, download
 
 NAME = "granules"
 CODE_VERSION = "1"
@@ -88,10 +88,7 @@ class _Ledger:
     requests: int = 0
     hits: int = 0
     fetched: int = 0
-    lock: threading.Lock = threading.Lock()  # noqa: RUF009 - replaced per instance below
-
-    def __post_init__(self) -> None:
-        self.lock = threading.Lock()
+    lock: threading.Lock = field(default_factory=threading.Lock)
 
     def add(self, *, moved: int = 0, requests: int = 0, hits: int = 0, fetched: int = 0) -> None:
         with self.lock:
@@ -201,7 +198,17 @@ def _fetch(
         jobs = [
             (
                 wish,
-                pool.submit(_one, ws.blobs, provider, wish, Path(scratch), ledger, report, refresh=refresh),
+                pool.submit(
+                    _one,
+                    ws.blobs,
+                    provider,
+                    wish,
+                    Path(scratch),
+                    _incoming(ws),
+                    ledger,
+                    report,
+                    refresh=refresh,
+                ),
             )
             for wish in wanted
         ]
@@ -237,6 +244,7 @@ def _one(
     provider: Provider,
     wish: _Wish,
     scratch: Path,
+    incoming: Path,
     ledger: _Ledger,
     report: Callable[[int], None],
     *,
@@ -261,7 +269,7 @@ def _one(
         raise
     file = scratch / cropped
     if plan is None:
-        loaded = download(store, wish.ref.key, file)
+        loaded = _download(store, wish.ref.key, incoming / whole, file)
         ledger.add(moved=loaded.bytes_moved, requests=loaded.requests, fetched=1)
         report(loaded.bytes_moved)
         blob = cache.add(
@@ -291,6 +299,24 @@ def _one(
         )
     file.unlink(missing_ok=True)
     return blob, known if known is not None and known.sha256 != blob.sha256 else None
+
+
+def _incoming(ws: Workspace) -> Path:
+    """Return where part files outlive a killed process: beside a local store, else in the temporary folder."""
+    local = ws.artifacts.root.path
+    return (local if local is not None else Path(tempfile.gettempdir()) / "geostack") / "incoming"
+
+
+def _download(store: Any, key: str, shared: Path, own: Path) -> Downloaded:
+    """Download a whole object; a process killed half-way leaves a part in the shared folder that the next one continues."""
+    for _ in range(2):
+        loaded = download(store, key, shared)
+        try:
+            shared.replace(own)
+        except FileNotFoundError:
+            continue  # another process finished the same object and took it first
+        return loaded
+    return download(store, key, own)
 
 
 def _etag(store: Any, key: str, ledger: _Ledger) -> str | None:

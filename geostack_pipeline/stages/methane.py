@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping
+from dataclasses import asdict
 from datetime import timedelta
 from pathlib import PurePosixPath
 from typing import Any
@@ -18,7 +19,8 @@ import pyarrow.parquet as pq
 import xarray as xr
 
 from geostack_pipeline.cube.write import finish_tree, write_node
-from geostack_pipeline.methane.plumes import DetectionSettings, detect
+from geostack_pipeline.methane.detection import DetectionSettings
+from geostack_pipeline.methane.plumes import detect
 from geostack_pipeline.methane.retrieve import retrieve
 from geostack_pipeline.providers.contract import Provider
 from geostack_pipeline.publish.quicklook import enhancement
@@ -70,7 +72,7 @@ def version(ws: Workspace, provider: Provider, cube_version: str, earlier: Mappi
             "code": CODE_VERSION,
             "cube": cube_version,
             "references": dict(earlier),
-            "detection": detection(ws).as_dict(),
+            "detection": asdict(detection(ws)),
         }
     )
 
@@ -104,7 +106,7 @@ def nodes(ws: Workspace, cube: Snapshot, earlier: Mapping[str, Snapshot]) -> dic
                 "references": {
                     day: snapshot.nodes[name] for day, snapshot in earlier.items() if name in snapshot.nodes
                 },
-                "detection": detection(ws).as_dict(),
+                "detection": asdict(detection(ws)),
             }
         )
         for name, node in cube.nodes.items()
@@ -165,7 +167,7 @@ def _write(
 SUMMARY_SCHEMA: Mapping[str, Any] = {
     "area": pl.String,
     "time": pl.String,
-    "signal": pl.String,
+    "multi_pass_fraction": pl.Float64,
     "reference_time": pl.String,
     "finite_fraction": pl.Float64,
     "background_std": pl.Float64,
@@ -187,7 +189,7 @@ def _summary(name: str, fields: xr.Dataset) -> bytes:
             {
                 "area": name,
                 "time": str(np.datetime_as_string(time, unit="s")),
-                "signal": str(here["signal_source"].values),
+                "multi_pass_fraction": float(np.isfinite(here["mbmp"].values).mean()),
                 "reference_time": None
                 if np.isnat(reference)
                 else str(np.datetime_as_string(reference, unit="s")),

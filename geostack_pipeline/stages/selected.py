@@ -9,7 +9,6 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from geostack_pipeline.catalog.scene_table import concat_parquet
 from geostack_pipeline.catalog.selection import select
 from geostack_pipeline.errors import IntegrityError
 from geostack_pipeline.providers.contract import Provider
@@ -51,12 +50,16 @@ def build(ws: Workspace, provider: Provider, day: str, scenes: Snapshot) -> Outc
 
 def scene_rows(snapshot: Snapshot, name: str) -> pa.Table:
     """Return the stac-geoparquet rows of an artifact's table, with their metadata."""
-    return concat_parquet(
-        {
-            path: snapshot.read(path)
-            for path in sorted(snapshot.files)
-            if path == f"{name}.parquet" or (path.startswith(f"{name}-") and path.endswith(".parquet"))
-        }
+    tables = [
+        pq.read_table(io.BytesIO(snapshot.read(path)))
+        for path in sorted(snapshot.files)
+        if path == f"{name}.parquet" or (path.startswith(f"{name}-") and path.endswith(".parquet"))
+    ]
+    if len(tables) == 1:
+        return tables[0]
+    # Files of one list differ where items of one date differ in structure; a column that a file lacks is null.
+    return pa.concat_tables(tables, promote_options="permissive").replace_schema_metadata(
+        tables[0].schema.metadata
     )
 
 
