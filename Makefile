@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: demo ui test test-slow bench lint format clean
+.PHONY: demo ui test test-slow bench lint format code-versions constraints clean
 
 $(STAMP): pyproject.toml constraints.txt
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -48,6 +48,16 @@ lint: $(VENV)/.lint
 format: $(VENV)/.lint
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
+
+code-versions:
+	@$(PYTHON) scripts/code_versions.py
+
+# Exact versions of everything the project and its tools install, from a fresh environment.
+constraints:
+	@rm -rf $(VENV)-constraints && $(PYTHON) -m venv $(VENV)-constraints
+	@$(VENV)-constraints/bin/python -m pip install --quiet --disable-pip-version-check -e '.[sandbox,test,lint,bench]'
+	@$(VENV)-constraints/bin/python -m pip freeze --exclude-editable > constraints.txt
+	@rm -rf $(VENV)-constraints
 
 clean:
 	rm -rf .geostack .dagster .tmp_dagster_home_*

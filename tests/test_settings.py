@@ -1,0 +1,95 @@
+"""Settings: what is accepted, and that every mistake is named with what to do next."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from geostack_pipeline.errors import SettingsError
+from geostack_pipeline.settings import SETTINGS_VARIABLE, Settings, load_settings, parse_settings
+
+GOOD = {
+    "areas": {"korpezhe": {"bbox": [53.9, 38.4, 54.1, 38.6]}},
+    "providers": {"earth_search": {"where": '"eo:cloud_cover" < 60'}},
+}
+
+
+def test_defaults_fill_what_is_left_out() -> None:
+    settings = parse_settings(GOOD)
+    area = settings.area_list[0]
+    assert (area.name, area.resolution_m, area.crs) == ("korpezhe", 20.0, None)
+    assert settings.provider("earth_search").bands == ("B02", "B03", "B04", "B11", "B12")
+    assert settings.refresh_days == 7
+
+
+def test_a_relative_root_lies_beside_the_file(tmp_path: Path) -> None:
+    (tmp_path / "geostack.yaml").write_text("root: file:store\n", encoding="utf-8")
+    assert load_settings(tmp_path / "geostack.yaml").root == f"file://{(tmp_path / 'store').resolve()}"
+
+
+def test_the_repository_file_is_valid() -> None:
+    settings = load_settings(Path(__file__).parents[1] / "geostack.yaml")
+    assert settings.area_list
+    assert "earth_search" in settings.providers
+
+
+def test_the_variable_names_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "other.yaml").write_text("refresh_days: 3\n", encoding="utf-8")
+    monkeypatch.setenv(SETTINGS_VARIABLE, str(tmp_path / "other.yaml"))
+    assert load_settings().refresh_days == 3
+
+
+@pytest.mark.parametrize(
+    ("raw", "named"),
+    [
+        ({"rot": 1}, "rot: is not a setting"),
+        ({"areas": {"Big Area": {"bbox": [0, 0, 1, 1]}}}, "'Big Area'"),
+        ({"areas": {"a": {"bbox": [0, 5, 1, 1]}}}, "south (5.0) must be below north (1.0)"),
+        ({"areas": {"a": {"bbox": [0, 0, 0, 1]}}}, "empty"),
+        ({"areas": {"a": {"bbox": [0, 0, 1]}}}, "areas.a.bbox"),
+        ({"areas": {"a": {"bbox": [0, 0, 1, 95]}}}, "latitudes within -90..90"),
+        ({"areas": {"a": {"bbox": [0, 0, 1, 1], "crs": "utm32"}}}, "EPSG:<code>"),
+        ({"areas": {"a": {"bbox": [0, 0, 1, 1], "resolution_m": 0}}}, "areas.a.resolution_m"),
+        ({"providers": {"nowhere": {}}}, "nowhere: is not a provider"),
+        ({"providers": {"earth_search": {"url": "ftp://x"}}}, "no http(s) address"),
+        ({"providers": {"earth_search": {"bands": []}}}, "bands must be a list"),
+        ({"providers": {"earth_search": {"bands": ["B04", "B04"]}}}, "different band names"),
+        ({"providers": {"earth_search": {"schedule": {"timezone": "Mars/Olympus"}}}}, "'Mars/Olympus'"),
+        ({"refresh_days": -1}, "refresh_days"),
+        ({"start_date": "yesterday"}, "start_date"),
+        ([1, 2], "must be a mapping"),
+    ],
+)
+def test_a_mistake_is_named(raw: object, named: str) -> None:
+    with pytest.raises(SettingsError) as caught:
+        parse_settings(raw)
+    assert named in str(caught.value)
+    assert "Next: " in str(caught.value)
+
+
+def test_broken_yaml_names_its_line(tmp_path: Path) -> None:
+    file = tmp_path / "geostack.yaml"
+    file.write_text("areas:\n  a: {bbox: [1, 2\nproviders: {}\n", encoding="utf-8")
+    with pytest.raises(SettingsError, match=r"line 3"):
+        load_settings(file)
+
+
+def test_a_missing_file_says_how_to_get_one(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match=r"does not exist.*Next: write geostack.yaml"):
+        load_settings(tmp_path / "none.yaml")
+
+
+def test_an_unknown_provider_lists_the_configured_ones() -> None:
+    with pytest.raises(SettingsError, match=r"configured providers: earth_search"):
+        parse_settings(GOOD).provider("usgs")
+
+
+def test_root_options_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = Settings(root="s3://b/p", root_options={"secret_access_key": "env:PLANTED", "region": "eu"})
+    monkeypatch.setenv("PLANTED", "hush")
+    assert settings.resolved_root_options() == {"secret_access_key": "hush", "region": "eu"}
+    assert "hush" not in repr(settings)
+    monkeypatch.delenv("PLANTED")
+    with pytest.raises(SettingsError, match="PLANTED is not set"):
+        settings.resolved_root_options()
