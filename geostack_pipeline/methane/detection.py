@@ -4,14 +4,15 @@
    local scatter: ``z``.  The scatter is that of the smoothed map, so neighbours that vary together count.
 2. Connected pixels with ``z >= grow_z`` (eight neighbours) are kept when one of them reaches ``seed_z``.
 3. A candidate must cover `min_area_m2` and must not be a line (roads, canals, edges).
-4. Methane leaves B11 almost alone; a new surface does not.  Where the change of B11 since the reference
-   is known, a candidate whose B11 changed comparably to its signal is a changed surface.
+4. Methane leaves B11 almost alone; another surface does not.  Pixels whose B11 stands out comparably to their signal
+   cannot join a candidate, and a candidate whose B11 as a whole stands out from the ring round it is a surface.
 5. Negative control: the same steps on ``-z`` find only noise, surface, and plumes in the reference.  A candidate
    weaker than more than `max_controls` of those is no better than what the scene makes by itself.
 """
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from dataclasses import dataclass
 
@@ -20,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from geostack_pipeline.methane.padding import pad_image
+from geostack_pipeline.methane.padding import MULTIPLE
 from geostack_pipeline.methane.robust import local_scatter
 
 _EIGHT = np.ones((3, 3), dtype=bool)
@@ -32,9 +33,9 @@ _SIGMA_FLOOR_PPM_M = 1.0
 class DetectionSettings:
     """Thresholds of the detection; lengths in metres, so that they hold at any resolution."""
 
-    smoothing_m: float = 30.0
+    smoothing_m: float = 40.0
     """Standard deviation of the Gaussian."""
-    seed_z: float = 5.0
+    seed_z: float = 4.5
     """A candidate needs one pixel with at least this z where the signal is multi-pass."""
     seed_z_single: float = 7.0
     """The same for single-pass signals, which carry the contrasts of the surface."""
@@ -45,7 +46,7 @@ class DetectionSettings:
     max_elongation: float = 10.0
     """Largest ratio of length to mean width."""
     surface_ratio: float = 0.5
-    """A candidate is a changed surface when |change of ln B11| exceeds this share of the signal (plus noise)."""
+    """A pixel or candidate is surface when its |contrast of ln B11| exceeds this share of its signal (plus noise)."""
     max_controls: int = 1
     """How many sign-flipped candidates may be as strong: one, since the reference may hold a plume."""
     block_m: float = 1280.0
@@ -101,12 +102,12 @@ def find_candidates(
     seed_z: float,
     settings: DetectionSettings,
     signal: NDArray[np.float32] | None = None,
-    b11_change: NDArray[np.float32] | None = None,
+    b11_contrast: NDArray[np.float32] | None = None,
 ) -> Detection:
     """Return the candidates in ``enhancement`` (h, w), ppm m, NaN where not valid.
 
-    ``pixel_m`` is width and height of a pixel in metres.  ``signal`` and ``b11_change`` are the fractional signal and the
-    logarithmic change of B11 on the same pixels; without them the surface test is skipped.
+    ``pixel_m`` is width and height of a pixel in metres.  ``signal`` and ``b11_contrast`` are the fractional signal and
+    the logarithm of B11 over what is expected there; without them the surface tests are skipped.
     """
     valid = np.isfinite(enhancement)
     labels = np.zeros(enhancement.shape, dtype=np.int32)
@@ -119,16 +120,24 @@ def find_candidates(
     median, sigma = _local(smooth, solid, block)
     z = np.where(solid, (smooth - median) / np.maximum(sigma, _SIGMA_FLOOR_PPM_M), 0.0).astype(np.float32)
 
+    if signal is not None and b11_contrast is not None:
+        z[_is_surface(signal, b11_contrast, solid, settings.smoothing_m / size, block, settings)] = 0.0
+
+    def problem(blob: _Blob, of: NDArray[np.int32]) -> str | None:
+        reason = _shape_problem(blob, size, settings)
+        if reason is None and signal is not None and b11_contrast is not None:
+            reason = _surface_problem(of == blob.label, valid, signal, b11_contrast, settings)
+        return reason
+
     raw, blobs = _blobs(z, smooth, seed_z, settings.grow_z)
-    _, controls = _blobs(-z, -smooth, seed_z, settings.grow_z)
-    strengths = sorted(blob.significance for blob in controls if _shape_problem(blob, size, settings) is None)
+    flipped, controls = _blobs(-z, -smooth, seed_z, settings.grow_z)
+    # Controls pass the same tests: a surface that changed the other way says nothing about what is left.
+    strengths = [blob.significance for blob in controls if problem(blob, flipped) is None]
     rejected: Counter[str] = Counter()
     kept: list[tuple[_Blob, int]] = []
     for blob in blobs:
         stronger = sum(strength >= blob.significance for strength in strengths)
-        reason = _shape_problem(blob, size, settings)
-        if reason is None and signal is not None and b11_change is not None:
-            reason = _surface_problem(raw == blob.label, valid, signal, b11_change, settings)
+        reason = problem(blob, raw)
         if reason is None and stronger > settings.max_controls:
             reason = "as strong as the negative control"
         if reason is None:
@@ -157,7 +166,9 @@ def _local(
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Return local median and scatter, shape of ``image``; tiles fit the padded image, or one covers it."""
     height, width = image.shape
-    below, right = -height % block, -width % block
+    # Whole tiles, and few different shapes: each is compiled once.
+    multiple = math.lcm(block, MULTIPLE)
+    below, right = -height % multiple, -width % multiple
     grown = np.pad(image, ((0, below), (0, right)), constant_values=np.nan)
     mask = np.pad(valid, ((0, below), (0, right)))
     median, sigma = local_scatter(
@@ -219,15 +230,36 @@ def _shape_problem(blob: _Blob, size: float, settings: DetectionSettings) -> str
     return None
 
 
+def _is_surface(
+    signal: NDArray[np.float32],
+    b11_contrast: NDArray[np.float32],
+    solid: NDArray[np.bool_],
+    sigma_px: float,
+    block: int,
+    settings: DetectionSettings,
+) -> NDArray[np.bool_]:
+    """Return the pixels whose smoothed B11 stands out by four sigma and comparably to the smoothed signal."""
+    valid = solid & np.isfinite(signal) & np.isfinite(b11_contrast)
+    contrast, known = _smooth(b11_contrast, valid, sigma_px)
+    depth, _ = _smooth(signal, valid, sigma_px)
+    around, spread = _local(contrast, known, block)
+    level, _ = _local(depth, known, block)
+    shift = np.abs(contrast - around)
+    surface: NDArray[np.bool_] = (
+        known & (shift > 4.0 * spread) & (shift > settings.surface_ratio * np.abs(depth - level))
+    )
+    return surface
+
+
 def _surface_problem(
     inside: NDArray[np.bool_],
     valid: NDArray[np.bool_],
     signal: NDArray[np.float32],
-    b11_change: NDArray[np.float32],
+    b11_contrast: NDArray[np.float32],
     settings: DetectionSettings,
 ) -> str | None:
-    """Say so when B11 changed inside, against a ring round it, comparably to the signal."""
-    known = valid & np.isfinite(signal) & np.isfinite(b11_change)
+    """Say so when B11 inside differs from a ring round it, comparably to the signal."""
+    known = valid & np.isfinite(signal) & np.isfinite(b11_contrast)
     rows, columns = np.nonzero(inside)
     reach = 12
     window = (
@@ -240,10 +272,10 @@ def _surface_problem(
     core = core & known
     if ring.sum() < 20 or not core.any():
         return None
-    change, fraction = b11_change[window], signal[window]
-    around = float(np.median(change[ring]))
-    spread = 1.4826 * float(np.median(np.abs(change[ring] - around)))
-    shift = abs(float(np.mean(change[core])) - around)
+    contrast, fraction = b11_contrast[window], signal[window]
+    around = float(np.median(contrast[ring]))
+    spread = 1.4826 * float(np.median(np.abs(contrast[ring] - around)))
+    shift = abs(float(np.mean(contrast[core])) - around)
     depth = abs(float(np.mean(fraction[core])) - float(np.median(fraction[ring])))
     allowed = settings.surface_ratio * depth + 2.0 * spread / float(np.sqrt(core.sum()))
-    return "B11 changed too" if shift > allowed else None
+    return "seen in B11 too" if shift > allowed else None

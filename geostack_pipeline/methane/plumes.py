@@ -49,8 +49,8 @@ def detect(
             pixel_m=place.pixel_m,
             seed_z=settings.seed_z if multi else settings.seed_z_single,
             settings=settings,
-            signal=step["mbmp"].values if multi else None,
-            b11_change=step["b11_change"].values if multi else None,
+            signal=step[_METHODS[method]].values,
+            b11_contrast=step["b11_contrast"].values,
         )
         rejected.update(found.rejected)
         rows += [
@@ -87,7 +87,7 @@ def _row(
     seen = [int(scene) for scene in np.unique(step["source_scene"].values[inside]) if scene >= 0]
     clipped = (step["quality_flags"].values[inside] & int(Quality.CLIPPED)) != 0
     return {
-        "plume_id": _plume_id(area, time, longitude, latitude, provider),
+        "plume_id": _plume_id(area, str(time.astype("datetime64[s]")), longitude, latitude, provider),
         "provider": provider,
         "area": area,
         "time": time.item(),
@@ -122,9 +122,9 @@ def _row(
     }
 
 
-def _plume_id(area: str, time: np.datetime64, longitude: float, latitude: float, provider: str) -> str:
+def _plume_id(area: str, time: str, longitude: float, latitude: float, provider: str) -> str:
     """Return e.g. ``korpezhe-20240601T072131-38.49410N-54.19765E-earth_search``; the position to about a metre."""
-    stamp = str(time.astype("datetime64[s]")).replace("-", "").replace(":", "")
+    stamp = time.replace("-", "").replace(":", "")
     north, east = ("N" if latitude >= 0 else "S"), ("E" if longitude >= 0 else "W")
     parts = [area, stamp, f"{abs(latitude):.5f}{north}", f"{abs(longitude):.5f}{east}"]
     return "-".join([*parts, provider] if provider else parts)

@@ -34,9 +34,13 @@ _LAYERS: Mapping[str, tuple[str, dict[str, Any]]] = {
         "float32",
         {"long_name": "multi-pass fractional signal, MBSP less that of the reference", "units": "1"},
     ),
-    "b11_change": (
+    "b11_contrast": (
         "float32",
-        {"long_name": "ln of B11 over the reference's B11, less its median", "units": "1"},
+        {
+            "long_name": "ln of B11 over the reference's B11, or of B11 where there is no reference, less its median",
+            "units": "1",
+            "comment": "near zero over a plume, which B11 hardly sees; not over a changed or different surface",
+        },
     ),
     "ch4_enhancement": ("float32", {"long_name": "methane column enhancement", "units": "ppm m"}),
     "ch4_uncertainty": (
@@ -67,7 +71,7 @@ def retrieve(cube: xr.Dataset, references: Sequence[xr.Dataset]) -> xr.Dataset:
     relative orbit are read (see :mod:`~geostack_pipeline.methane.reference`).
 
     The result has dimensions (time, y, x) and, float32 and NaN where there is nothing: ``mbsp``, ``mbmp`` (all NaN
-    at a time without reference), ``b11_change``, ``ch4_enhancement`` and ``ch4_uncertainty`` (ppm m; from mbmp where
+    at a time without reference), ``b11_contrast``, ``ch4_enhancement`` and ``ch4_uncertainty`` (ppm m; from mbmp where
     there is one, else from mbsp); ``quality_flags`` (uint16, CF flag masks) and ``signal_source`` (uint8);
     ``source_scene`` and the coordinates of ``scene`` as in the cube; coordinates ``reference_time`` (NaT: none),
     ``reference_scene`` (item ids, separated by blanks) and ``reference_sigma`` (scatter of mbmp) over time.
@@ -111,12 +115,20 @@ def _fields(target: Acquisition, choice: Choice) -> dict[str, NDArray[Any]]:
     return {
         "mbsp": target.signal,
         "mbmp": nothing if reference is None else reference.multi_pass,
-        "b11_change": nothing if reference is None else reference.b11_change,
+        "b11_contrast": np.where(
+            use_single, _log_b11(target), nothing if reference is None else reference.b11_change
+        ),
         "ch4_enhancement": enhancement,
         "ch4_uncertainty": np.where(np.isfinite(enhancement), noise * slope, np.nan),
         "quality_flags": flags,
         "signal_source": (use_single * SOURCE_MBSP + use_multi * SOURCE_MBMP).astype(np.uint8),
     }
+
+
+def _log_b11(target: Acquisition) -> NDArray[np.float32]:
+    logarithm = np.full(target.r11.shape, np.nan, dtype=np.float32)
+    np.log(target.r11, out=logarithm, where=target.clear)
+    return logarithm - np.float32(np.median(logarithm[target.clear])) if target.clear.any() else logarithm
 
 
 def _noise(signal: NDArray[np.float32]) -> NDArray[np.float32]:
