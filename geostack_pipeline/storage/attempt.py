@@ -219,6 +219,8 @@ class Attempt:
         canonical_json(fields)
         files = self._read_back()
         data = encode_complete(fields, files)
+        if self._marker is None or not self._marker.is_alive():
+            raise self._lost("it was silent so long that gc may have removed files of it")
         key = f"{self._folder}/{COMPLETE}"
         if not self._create(key, data, files):
             try:

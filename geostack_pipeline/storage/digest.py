@@ -83,6 +83,10 @@ class Hasher(Protocol):
         """Return the digest of what was taken in."""
         ...
 
+    def copy(self) -> Hasher:
+        """Return an independent hasher in the same state."""
+        ...
+
 
 _ALGORITHMS: dict[int, tuple[str, int]] = {
     0x11: ("sha1", 20),

@@ -6,6 +6,7 @@ opens the file anew, so threads of one process exclude each other like processes
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import time
@@ -22,6 +23,7 @@ TIMEOUT_S = 60.0
 """A pointer is moved in milliseconds; whoever waits longer waits for a holder that hangs."""
 _FIRST_PAUSE_S = 0.001
 _LONGEST_PAUSE_S = 0.1
+_MOST_FOLDER_RACES = 10
 
 
 @contextmanager
@@ -47,13 +49,13 @@ def lease(root: Root, asset: str, partition: str, *, timeout_s: float = TIMEOUT_
         os.close(descriptor)
 
 
-def _open(path: Path) -> int:
-    flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
-    try:
-        return os.open(path, flags, 0o644)
-    except FileNotFoundError:
+def _open(path: Path, more: int = 0) -> int:
+    for _ in range(_MOST_FOLDER_RACES):
+        with contextlib.suppress(FileNotFoundError):
+            return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | more, 0o644)
+        # No folder yet, or gc removed the empty one in between.
         path.parent.mkdir(parents=True, exist_ok=True)
-        return os.open(path, flags, 0o644)
+    raise FileNotFoundError(path)
 
 
 def _wait(descriptor: int, subject: str, timeout_s: float) -> None:
@@ -86,10 +88,9 @@ def create_locked(path: Path, data: bytes) -> int:
 
     Closing the descriptor, or the end of the process, releases the lock.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     # obstore's own staging name: never listed, and swept by gc like those of obstore.
     staged = path.with_name(f"{path.name}#{os.getpid()}")
-    descriptor = os.open(staged, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+    descriptor = _open(staged, os.O_EXCL)
     try:
         os.write(descriptor, data)
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -176,6 +176,19 @@ def open_root(url: str, options: Mapping[str, str] | None = None) -> Root:
     return root
 
 
+def open_store(url: str, options: Mapping[str, str] | None = None) -> ObjectStore:
+    """Return a store of someone else's bucket or container, opened like a root but not remembered as one.
+
+    Args:
+        url: ``s3://bucket/prefix`` or ``az://container/prefix``.
+        options: As for :func:`open_root`; None is none at all.
+    """
+    scheme, bucket, prefix = _parse(url)
+    if scheme == "file":
+        return _open_local(Path(prefix)).store
+    return _remote_maker(url, scheme, bucket, dict(options or {}))(prefix)
+
+
 def reopen(url: str) -> Root:
     """Return the root of a normalised URL as this process opened it last, or open it with the environment's options."""
     with _lock:
