@@ -31,7 +31,7 @@ def write_cog(path: Path, values: npt.NDArray[Any], grid: Grid, *, block: int, c
         nodata=0,
         blocksize=block,
         compress="DEFLATE",
-        level=5,
+        level=1,
         predictor="STANDARD",
         overviews="AUTO",
         overview_resampling="NEAREST" if categorical else "AVERAGE",

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import lru_cache
 
+import numba
 import numpy as np
 import numpy.typing as npt
 from pyproj import Transformer
-from scipy.ndimage import map_coordinates
 
 from geostack_pipeline.areas import Area
 from geostack_pipeline.sandbox.world.plan import SitePlan, TilePlan
@@ -113,6 +113,36 @@ def area_of(site: SitePlan) -> Area:
     return Area(name=site.name, bbox=box, resolution_m=20.0)  # type: ignore[arg-type]
 
 
+@numba.njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
+def _interpolated(
+    values: Floats,
+    column_fit: npt.NDArray[np.float64],
+    row_fit: npt.NDArray[np.float64],
+    height: int,
+    width: int,
+) -> Floats:
+    """Return ``values`` interpolated linearly at positions given by cubic polynomials of (u, v) in [0, 1]."""
+    out = np.empty((height, width), np.float32)
+    last_row, last_column = values.shape[0] - 1, values.shape[1] - 1
+    for i in range(height):
+        v = (i + 0.5) / height
+        # Horner's scheme in u, with the coefficients for this row.
+        c, r = column_fit, row_fit
+        c0, r0 = c[0] + v * (c[1] + v * (c[2] + v * c[3])), r[0] + v * (r[1] + v * (r[2] + v * r[3]))
+        c1, r1 = c[4] + v * (c[5] + v * c[6]), r[4] + v * (r[5] + v * r[6])
+        c2, r2 = c[7] + v * c[8], r[7] + v * r[8]
+        for j in range(width):
+            u = (j + 0.5) / width
+            x = min(max(c0 + u * (c1 + u * (c2 + u * c[9])), 0.0), float(last_column))
+            y = min(max(r0 + u * (r1 + u * (r2 + u * r[9])), 0.0), float(last_row))
+            x0, y0 = min(int(x), last_column - 1), min(int(y), last_row - 1)
+            fx, fy = np.float32(x - x0), np.float32(y - y0)
+            above = values[y0, x0] + fx * (values[y0, x0 + 1] - values[y0, x0])
+            below = values[y0 + 1, x0] + fx * (values[y0 + 1, x0 + 1] - values[y0 + 1, x0])
+            out[i, j] = above + fy * (below - above)
+    return out
+
+
 class Sampler:
     """Values of the ground's grid on a tile's grid.
 
@@ -170,19 +200,7 @@ class Sampler:
             row = round((self._ground.north - grid.north) / ground_pixel) - top
             column = round((grid.west - self._ground.west) / ground_pixel) - left
             return np.ascontiguousarray(values[row : row + grid.height, column : column + grid.width])
-        out = np.empty((grid.height, grid.width), np.float32)
-        u = (np.arange(grid.width) + 0.5) / grid.width
-        strip = 256
-        for first in range(0, grid.height, strip):
-            v = (np.arange(first, min(first + strip, grid.height)) + 0.5) / grid.height
-            basis = self._basis(u[None, :], v[:, None])
-            column = sum(c * b for c, b in zip(self._fits[0], basis, strict=True))
-            row = sum(c * b for c, b in zip(self._fits[1], basis, strict=True))
-            map_coordinates(
-                values,
-                [row / ground_pixel - 0.5 - top, column / ground_pixel - 0.5 - left],
-                output=out[first : first + len(v)],
-                order=1,
-                mode="nearest",
-            )
-        return out
+        column, row = (fit / ground_pixel for fit in self._fits)
+        column[0] -= 0.5 + left
+        row[0] -= 0.5 + top
+        return _interpolated(np.ascontiguousarray(values), column, row, grid.height, grid.width)

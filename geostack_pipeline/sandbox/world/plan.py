@@ -119,8 +119,8 @@ _REPROCESSED = (
 
 
 def full_plan() -> WorldPlan:
-    """Return the world of the demo: 24 km tiles, areas of interest of 4.6 km."""
-    return _plan(size="full", tile_pixels=2400, block_pixels=256, half_size_m=2300.0)
+    """Return the world of the demo: 20.4 km tiles, areas of interest of 4.6 km."""
+    return _plan(size="full", tile_pixels=2040, block_pixels=256, half_size_m=2300.0)
 
 
 def small_plan() -> WorldPlan:
@@ -215,8 +215,8 @@ def _plan(*, size: str, tile_pixels: int, block_pixels: int, half_size_m: float)
                 6,
                 "S2B",
                 37877,
-                cloud_cover=0.35,
-                clear_radius_m=metres(2600.0),
+                cloud_cover=0.30,
+                clear_radius_m=metres(3600.0),
                 plumes=(plume("hassi-c", -900.0, 1000.0, 12_000.0, 3.4, 165.0),),
                 quirks=frozenset({"earth_search:offset-not-applied"}),
             ),

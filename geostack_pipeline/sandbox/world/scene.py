@@ -101,7 +101,7 @@ class PhysicalScene:
         north = coarse.north - (np.arange(coarse.height) + 0.5) * coarse.pixel_m - y
         east = coarse.west + (np.arange(coarse.width) + 0.5) * coarse.pixel_m - x
         inside = east[None, :] <= self.overpass.swath_edge_m + _SWATH_LEAN * north[:, None]
-        return inside if factor == 2 else np.repeat(np.repeat(inside, 2, axis=0), 2, axis=1)
+        return inside if factor == 2 else _doubled(inside)
 
 
 def scenes_of(site: SitePlan, overpass: PassPlan) -> Iterator[PhysicalScene]:
@@ -136,6 +136,9 @@ class SceneRenderer:
         coarse = self._clouds.reshape(scene.grid.height // 2, 2, scene.grid.width // 2, 2).mean(axis=(1, 3))
         self._clouds20: Floats = coarse.astype(np.float32)
         self._shadow20 = self._shadows()
+        span = scene.site.tile_pixels * 10.0
+        haze = Field(seed, f"{self._pass_key}/haze", self._ground_grid, (span / 6, span / 3))
+        self._haze20 = self._sampler.sample(haze.evaluate(self._window, 2), self._window, 2)
 
     def enhancement(self, plumes: tuple[PlumePlan, ...] | None = None) -> Floats:
         """Return the methane column of the scene's plumes on its 10 m pixels, ppm m, float32."""
@@ -165,13 +168,9 @@ class SceneRenderer:
         values = _displaced(self._ground.reflectance[band], offset_m[0] / pixel, offset_m[1] / pixel)
         band_pass = generator(self._seed, self._pass_key, band)
         values *= np.float32(brightness * (1.0 + 0.004 * band_pass.standard_normal()))
-        span = scene.site.tile_pixels * 10.0
-        haze = Field(self._seed, f"{self._pass_key}/haze", self._ground_grid, (span / 6, span / 3))
         weight = {"B02": 0.006, "B03": 0.005, "B04": 0.004, "B08": 0.004, "B11": 0.003, "B12": 0.0035}[band]
-        drift = haze.evaluate(self._window, 2)
-        if factor == 1:
-            drift = np.repeat(np.repeat(drift, 2, axis=0), 2, axis=1)
-        values *= 1.0 + np.float32(weight) * self._sampler.sample(drift, self._window, factor)
+        drift = 1.0 + np.float32(weight) * self._haze20
+        values *= _doubled(drift) if factor == 1 else drift
         if band in {"B11", "B12"} and gas_column.any():
             self._absorb(values, band, gas_column)
         self._shade(values, band, factor)
@@ -203,7 +202,7 @@ class SceneRenderer:
         shadow = self._shadow20
         clouds = self._clouds20
         if factor == 1:
-            shadow = np.repeat(np.repeat(shadow, 2, axis=0), 2, axis=1)
+            shadow = _doubled(shadow)
             clouds = self._clouds
         values[shadow] *= np.float32(0.45)
         values *= 1.0 - clouds
@@ -264,6 +263,11 @@ class SceneRenderer:
         azimuth = np.radians(self._scene.sun.azimuth_deg)
         move = (round(length * np.cos(azimuth)), round(-length * np.sin(azimuth)))
         return np.asarray(shifted(self._clouds20, move, order=0, mode="nearest") > 0.3)
+
+
+def _doubled(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Return each 20 m pixel as four of 10 m."""
+    return np.repeat(np.repeat(values, 2, axis=0), 2, axis=1)
 
 
 def _displaced(values: Floats, columns: float, rows: float) -> Floats:

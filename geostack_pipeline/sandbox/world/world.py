@@ -8,12 +8,10 @@ import os
 import shutil
 import uuid
 from collections.abc import Callable, Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import date, datetime
 from functools import cached_property
 from pathlib import Path
-from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -39,6 +37,7 @@ from geostack_pipeline.sandbox.world.scene import (
     percentages,
     scenes_of,
 )
+from geostack_pipeline.sandbox.world.workers import render_in_processes
 
 GENERATOR_VERSION = 1
 """Raised whenever the same seed gives other bytes, so that cached worlds are never mixed."""
@@ -103,7 +102,6 @@ class World:
         self.seed = seed
         self.plan = small_plan() if small else full_plan()
         self.folder = Path(folder).resolve() / f"world-{self.plan.size}-{seed}-v{GENERATOR_VERSION}"
-        self._lock = Lock()
         self._grounds: dict[tuple[str, str], TileGround] = {}
         sites = {site.name: site for site in self.plan.sites}
         self.scenes: tuple[PhysicalScene, ...] = tuple(
@@ -133,14 +131,16 @@ class World:
         self,
         wanted: Mapping[str, Iterable[Encoding]],
         *,
-        workers: int = 2,
+        workers: int | None = None,
         progress: Callable[[int, int], None] | None = None,
     ) -> int:
         """Render what is missing of the wanted encodings (scene id -> encodings); return how many scenes that were.
 
         Each folder of files appears by one rename when it is complete, so that a kill at any time leaves only
-        temporary folders behind, which the next call removes.
+        temporary folders behind, which the next call removes.  ``workers`` processes share the work: by default
+        two, and this one alone for the small world.
         """
+        workers = workers or (1 if self.plan.size == "small" else 2)
         missing = [
             (scene, todo)
             for scene in self.scenes
@@ -148,15 +148,29 @@ class World:
         ]
         if not missing:
             return 0
+        finished: list[str] = []
+
+        def note(scene_id: str) -> None:
+            finished.append(scene_id)
+            if progress is not None:
+                progress(len(finished), len(missing))
+
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            done = 0
-            with ThreadPoolExecutor(workers, thread_name_prefix="sandbox-render") as pool:
-                for _ in pool.map(lambda job: self._render(*job), missing):
-                    done += 1
-                    if progress is not None:
-                        progress(done, len(missing))
+            if workers > 1 and len(missing) > 2:
+                jobs = [
+                    {"scene": scene.id, "tile": scene.tile.mgrs, "encodings": [asdict(each) for each in todo]}
+                    for scene, todo in missing
+                ]
+                about = {"folder": str(self.folder.parent), "seed": self.seed, "small": self.plan.size == "small"}
+                render_in_processes(about, jobs, workers, note, self.folder)
+            else:
+                for scene, todo in missing:
+                    self.render(scene, todo)
+                    note(scene.id)
         except OSError as error:
+            if isinstance(error, StorageError):
+                raise
             raise StorageError(
                 "the sandbox's scenes cannot be written",
                 subject=str(self.folder),
@@ -167,7 +181,9 @@ class World:
             self._grounds.clear()
         return len(missing)
 
-    def _render(self, scene: PhysicalScene, todo: list[Encoding]) -> None:
+    def render(self, scene: PhysicalScene, todo: Iterable[Encoding]) -> None:
+        """Render one scene into the encodings ``todo``; what appears first stays."""
+        todo = list(todo)
         renderer = SceneRenderer(self.seed, scene, self._ground(scene))
         column = renderer.enhancement()
         classes = renderer.classification()
@@ -210,10 +226,9 @@ class World:
 
     def _ground(self, scene: PhysicalScene) -> TileGround:
         key = (scene.site.name, scene.tile.mgrs)
-        with self._lock:
-            if key not in self._grounds:
-                self._grounds[key] = Ground(self.seed, scene.site).tile(scene.tile)
-            return self._grounds[key]
+        if key not in self._grounds:
+            self._grounds[key] = Ground(self.seed, scene.site).tile(scene.tile)
+        return self._grounds[key]
 
     @staticmethod
     def _visible(
