@@ -1,0 +1,160 @@
+"""One picture of an area from the scenes of one solar day.
+
+First it is decided which scene gives each pixel, from one layer per scene; then every band is
+filled from the scenes decided on.  So a pixel comes from one scene in all bands, and only
+those tiles are fetched and decoded that a pixel needs.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+import numpy.typing as npt
+
+from geostack_pipeline.cube.grid import GridSpec
+from geostack_pipeline.cube.layers import CLASSIFICATION, BandLayer, SceneLayer
+from geostack_pipeline.cube.placing import AVERAGE_FROM_RATIO, Band, Boxes, Meaning
+from geostack_pipeline.cube.warp import CoordinateMap, coordinate_map
+from geostack_pipeline.errors import RasterError
+
+NOBODY = -1
+"""Owner of a pixel that no scene has."""
+
+
+class Mosaic:
+    """Builds the pictures of one grid; shares threads and coordinate maps between them.
+
+    Args:
+        grid: The target grid.
+        threads: Threads that read and decode; None takes one per core, at least four, because
+            some of them wait for bytes.
+    """
+
+    def __init__(self, grid: GridSpec, *, threads: int | None = None) -> None:
+        self.grid = grid
+        self._pool = ThreadPoolExecutor(threads or max(4, _cores()), thread_name_prefix="cube")
+        self._maps: dict[tuple[object, ...], CoordinateMap] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._pool.shutdown(cancel_futures=True)
+
+    def build(
+        self,
+        scenes: Mapping[int, SceneLayer],
+        bands: Sequence[str],
+        reflectance: npt.NDArray[np.uint16],
+        scl: npt.NDArray[np.uint8],
+        owner: npt.NDArray[np.int16],
+    ) -> None:
+        """Fill one picture.
+
+        A scene gives a pixel if its classification has a class other than 0 there, or, for a
+        scene without a classification, if the first band it has is valid there.  Among several
+        the first one in the order given has it.  A band that is missing or has no data there
+        stays without data: no other scene fills it in.
+
+        Args:
+            scenes: Scenes in order of priority, by their index.
+            bands: Bands wanted.
+            reflectance: Filled: packed, shaped (band, row, column); zeros before.
+            scl: Filled: classes, shaped (row, column); zeros before.
+            owner: Filled: index of the scene that gives the pixel, shaped (row, column); -1 before.
+        """
+        with ExitStack() as stack:
+            done = set()
+            for index, scene in scenes.items():
+                name = next((n for n in (CLASSIFICATION, *bands) if n in scene.bands), None)
+                if name is None or not (owner == NOBODY).any():
+                    continue
+                band = self._open(
+                    stack, scene.bands[name], "classes" if name == CLASSIFICATION else "reflectance"
+                )
+                where = self._map(band)
+                boxes, count = band.boxes(where, owner, NOBODY)
+                if not count:
+                    continue
+                if name == CLASSIFICATION:
+                    out: npt.NDArray[np.unsignedinteger] = scl
+                else:
+                    out = reflectance[list(bands).index(name)]
+                    if where.ratio < AVERAGE_FROM_RATIO:
+                        done.add((index, name))
+                band.place(where, owner, NOBODY, boxes, out, self._pool, claim=index)
+            self._fill(stack, scenes, bands, reflectance, owner, done)
+
+    def _fill(
+        self,
+        stack: ExitStack,
+        scenes: Mapping[int, SceneLayer],
+        bands: Sequence[str],
+        reflectance: npt.NDArray[np.uint16],
+        owner: npt.NDArray[np.int16],
+        done: set[tuple[int, str]],
+    ) -> None:
+        giving = set(np.unique(owner).tolist())
+        wanted = [
+            (index, number, scene.bands[name])
+            for index, scene in scenes.items()
+            for number, name in enumerate(bands)
+            if index in giving and name in scene.bands and (index, name) not in done
+        ]
+        opened = list(self._pool.map(lambda item: Band(item[2], "reflectance"), wanted))
+        for band in opened:
+            stack.callback(band.raster.close)
+        known: dict[tuple[object, ...], tuple[Boxes, int]] = {}
+        for (index, number, _), band in zip(wanted, opened, strict=True):
+            where = self._map(band)
+            key = (index, *_lattice(band))
+            if key not in known:
+                known[key] = band.boxes(where, owner, index)
+            boxes, count = known[key]
+            if count:
+                out = reflectance[number]
+                average = where.ratio >= AVERAGE_FROM_RATIO
+                band.place(where, owner, index, boxes, out, self._pool, average=average)
+
+    def _open(self, stack: ExitStack, layer: BandLayer, meaning: Meaning) -> Band:
+        band = Band(layer, meaning)
+        stack.callback(band.raster.close)
+        return band
+
+    def _map(self, band: Band) -> CoordinateMap:
+        raster = band.raster
+        if raster.crs is None or raster.transform is None:
+            raise RasterError(
+                "The raster has no georeferencing",
+                subject=raster.key,
+                found="no CRS" if raster.crs is None else "no affine transform",
+                action="leave the scene out, or give the file a CRS and a transform",
+            )
+        key = (raster.crs, raster.transform, raster.width, raster.height)
+        if key not in self._maps:
+            self._maps[key] = coordinate_map(
+                self.grid, raster.crs, raster.transform, raster.width, raster.height
+            )
+        return self._maps[key]
+
+
+def _lattice(band: Band) -> tuple[object, ...]:
+    raster = band.raster
+    return (
+        raster.crs, raster.transform, raster.width, raster.height, raster.tile_width, raster.tile_height,
+    )  # fmt: skip
+
+
+def _cores() -> int:
+    """Return how many cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

@@ -1,0 +1,149 @@
+"""Where each pixel of a grid lies in a source image: exact on a coarse lattice, bilinear between.
+
+The lattice is refined until the interpolation is within :data:`TOLERANCE_PX` of PROJ.  The
+projection is shared by all sources of one CRS, whatever their pixel size.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import numpy.typing as npt
+
+from geostack_pipeline.cube.grid import GridSpec
+from geostack_pipeline.raster.geo import Affine6, inverse
+from geostack_pipeline.raster.window import centre_x, parsed_crs, projected, same_crs, unwrapped
+
+TOLERANCE_PX = 1e-4
+"""Largest error of the interpolated coordinates, in source pixels. An error of that size moves
+about one pixel in 10,000 to its neighbour, no more than the approximations of other warpers."""
+
+_COARSEST = 128
+Nodes = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class CoordinateMap:
+    """Source pixel coordinates on a lattice over the grid's pixel corners.
+
+    Node (n, m) belongs to the corner of grid row n*step and column m*step.  Coordinates count
+    source pixels from the outer corner of the first one; NaN or infinite where there is no map.
+    """
+
+    columns: Nodes
+    """Source columns, shaped (node rows, node columns)."""
+    rows: Nodes
+    """Source rows, likewise."""
+    step: int
+    """Grid pixels between two nodes."""
+    period: float
+    """Source columns in a full turn of longitude; 0 where columns do not repeat."""
+
+    @property
+    def ratio(self) -> float:
+        """Source pixels per grid pixel, along one axis, on average over the grid."""
+        height, width = self.columns.shape
+        if height < 2 or width < 2:
+            return 1.0
+        cx, cy = np.diff(self.columns, axis=1)[:-1], np.diff(self.columns, axis=0)[:, :-1]
+        rx, ry = np.diff(self.rows, axis=1)[:-1], np.diff(self.rows, axis=0)[:, :-1]
+        area = np.abs(cx * ry - cy * rx) / self.step**2
+        area = area[np.isfinite(area)]
+        return float(np.sqrt(area.mean())) if area.size else 1.0
+
+
+def coordinate_map(
+    grid: GridSpec, source_crs: str, source_transform: Affine6, source_width: int, source_height: int
+) -> CoordinateMap:
+    """Return where the grid's pixels lie in a source image.
+
+    In the same CRS the map is one affine transform, with coefficients freed from rounding, so
+    that aligned pixels are copied and never resampled.
+
+    Args:
+        grid: The target.
+        source_crs: CRS of the source.
+        source_transform: Pixel corner to CRS coordinates of the source.
+        source_width: Columns of the source.
+        source_height: Rows of the source.
+    """
+    a, b, c, d, e, f = inverse(source_transform)
+    definition = parsed_crs(source_crs)
+    turn = 2 * np.pi / definition.axis_info[0].unit_conversion_factor if definition.is_geographic else 0.0
+    period = turn * abs(a) if b == 0.0 and d == 0.0 else 0.0
+    if same_crs(grid.crs, source_crs) and not turn:
+        columns, rows = _affine_nodes(grid, inverse(source_transform), _COARSEST)
+        return CoordinateMap(columns=columns, rows=rows, step=_COARSEST, period=0.0)
+    middle = centre_x(source_transform, source_width, source_height)
+
+    def nodes(step: int) -> tuple[Nodes, Nodes]:
+        x, y = _projected_nodes(grid, source_crs, step)
+        if turn:
+            # whole turns for the grid as one, so that it stays in one piece
+            centre = x[x.shape[0] // 2, x.shape[1] // 2]
+            if np.isfinite(centre):
+                x = x - turn * np.round((centre - middle) / turn)
+        return a * x + b * y + c, d * x + e * y + f
+
+    step = _COARSEST
+    columns, rows = nodes(step)
+    while step > 1:
+        finer_columns, finer_rows = nodes(step // 2)
+        # of bilinear interpolation between smooth nodes: half the step, a quarter of the error
+        error = max(_error(columns, finer_columns), _error(rows, finer_rows)) / 4.0
+        columns, rows, step = finer_columns, finer_rows, step // 2
+        if error <= TOLERANCE_PX / 2:
+            break
+    return CoordinateMap(columns=columns, rows=rows, step=step, period=period)
+
+
+def _error(coarse: Nodes, fine: Nodes) -> float:
+    """Return the largest difference between nodes and what the next coarser ones give between them."""
+    height, width = coarse.shape
+    between = np.empty((2 * height - 1, 2 * width - 1))
+    between[::2, ::2] = coarse
+    between[1::2, ::2] = (coarse[1:] + coarse[:-1]) / 2
+    between[:, 1::2] = (between[:, 2::2] + between[:, :-2:2]) / 2
+    # the coarser lattice may reach further behind the grid's edge
+    shared_rows, shared_columns = min(between.shape[0], fine.shape[0]), min(between.shape[1], fine.shape[1])
+    with np.errstate(invalid="ignore"):
+        difference = np.abs(between[:shared_rows, :shared_columns] - fine[:shared_rows, :shared_columns])
+    return float(np.nan_to_num(difference, nan=np.inf).max(initial=0.0))
+
+
+def _corner_positions(grid: GridSpec, step: int) -> tuple[Nodes, Nodes]:
+    columns = np.arange(0, -(-grid.width // step) + 1, dtype=np.float64) * step
+    rows = np.arange(0, -(-grid.height // step) + 1, dtype=np.float64) * step
+    return columns, rows
+
+
+def _affine_nodes(grid: GridSpec, to_source: Affine6, step: int) -> tuple[Nodes, Nodes]:
+    ga, _, gc, _, ge, gf = grid.transform
+    a, b, c, d, e, f = to_source
+    extent = max(grid.width, grid.height)
+    ca, cb, cc = _clean(a * ga, extent), _clean(b * ge, extent), _clean(a * gc + b * gf + c, 1)
+    ra, rb, rc = _clean(d * ga, extent), _clean(e * ge, extent), _clean(d * gc + e * gf + f, 1)
+    columns, rows = _corner_positions(grid, step)
+    x, y = columns[None, :], rows[:, None]
+    return ca * x + cb * y + cc, ra * x + rb * y + rc
+
+
+def _clean(value: float, extent: float) -> float:
+    """Return the nearest multiple of 1/64 where rounding alone keeps a value from it, else the value."""
+    near = round(value * 64) / 64
+    return near if abs(value - near) * extent < 1e-6 else value
+
+
+@lru_cache(maxsize=64)
+def _projected_nodes(grid: GridSpec, source_crs: str, step: int) -> tuple[Nodes, Nodes]:
+    a, _, c, _, e, f = grid.transform
+    columns, rows = _corner_positions(grid, step)
+    x, y = np.meshgrid(c + a * columns, f + e * rows)
+    px, py = projected(x.ravel(), y.ravel(), grid.crs, source_crs)
+    middle = px.size // 2
+    if np.isfinite(px[middle]):
+        px = unwrapped(px, source_crs, float(px[middle]))
+    shape = x.shape
+    return px.reshape(shape), py.reshape(shape)

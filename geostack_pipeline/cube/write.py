@@ -1,0 +1,132 @@
+"""Cubes into Zarr v3: nodes of one tree, packed, chunked, the same bytes for the same input."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Mapping
+from itertools import product
+from typing import Any
+
+import numpy as np
+import xarray as xr
+import zarr
+from xarray.conventions import encode_cf_variable
+from zarr.abc.store import Store
+from zarr.codecs import BloscCodec, BloscShuffle
+from zarr.errors import ZarrUserWarning
+
+CHUNK = 512
+"""Rows and columns of a chunk; a chunk holds one time and one band, so that one band is read alone."""
+
+_MOMENTS = {"units": "microseconds since 1970-01-01", "calendar": "proleptic_gregorian", "dtype": "int64"}
+"""How times are stored, whatever the times are."""
+
+_LARGE = 1 << 16
+"""Variables with more values are written block by block."""
+
+
+def write_node(store: Store, node: str, dataset: xr.Dataset) -> None:
+    """Write a dataset as one node of a tree, replacing what stood there.
+
+    Takes packed cubes (:func:`~geostack_pipeline.cube.build.build_packed`) as they are; of decoded ones
+    the encoding is used, so both give the same bytes.  Works block by block, never with a second
+    copy of a large variable.  The tree is complete after :func:`finish_tree`.
+
+    Args:
+        store: Zarr store of the whole tree, writable.
+        node: Name of the node, e.g. of an area.
+        dataset: What to write; large variables have ``y`` and ``x`` as last dimensions.
+    """
+    if not node or node.strip("/") != node or ".." in node.split("/"):
+        raise ValueError(f"{node!r} is no name of a node")
+    large = sorted(str(name) for name, v in dataset.variables.items() if v.size > _LARGE and v.ndim >= 2)
+    small = dataset.drop_vars(large)
+    template = xr.Dataset(
+        {name: _encoded(small[name].variable) for name in small.data_vars},
+        coords={name: _encoded(small[name].variable) for name in small.coords},
+        attrs=dataset.attrs,
+    )
+    template = template.assign({name: _template(dataset[name].variable) for name in large})
+    template = template.set_coords([name for name in large if name in dataset.coords])
+    with warnings.catch_warnings():
+        _quiet()
+        template.to_zarr(
+            store,
+            group=node,
+            mode="w",
+            zarr_format=3,
+            consolidated=False,
+            encoding={str(name): _storage(v) for name, v in template.variables.items()},
+        )
+        group = zarr.open_group(store, path=node, mode="r+", zarr_format=3)
+        for name in large:
+            array = group[name]
+            assert isinstance(array, zarr.Array)
+            variable = dataset[name].variable
+            for block in _blocks(variable.shape):
+                array[block] = _encoded(variable[block]).values
+
+
+def finish_tree(store: Store, attributes: Mapping[str, Any]) -> None:
+    """Write the tree's root with its attributes and consolidate the metadata of all nodes there.
+
+    A tree without nodes is a root alone, which opens like any other.
+    """
+    with warnings.catch_warnings():
+        _quiet()
+        root = zarr.open_group(store, mode="a", zarr_format=3)
+        root.attrs.put(dict(attributes))
+        zarr.consolidate_metadata(store, zarr_format=3)
+
+
+def _quiet() -> None:
+    """Keep two notes of zarr to ourselves: strings of variable length and consolidation are in no core
+    specification yet; every reader of this format has both.
+    """
+    warnings.filterwarnings("ignore", "Consolidated metadata is currently not part", ZarrUserWarning)
+    warnings.filterwarnings(
+        "ignore", ".*does not have a Zarr V3 specification", zarr.errors.UnstableSpecificationWarning
+    )
+
+
+def _encoded(variable: xr.Variable) -> xr.Variable:
+    """Return a variable as it is stored, its attributes in order; what is encoded already stays as it is."""
+    variable = variable.to_base_variable().copy(deep=False)
+    if variable.dtype.kind == "M":
+        variable.encoding = {**_MOMENTS, "_FillValue": None} if variable.ndim < 2 else dict(_MOMENTS)
+        if bool(np.isnat(variable.values).any()):
+            variable.encoding.pop("_FillValue", None)
+    elif variable.ndim < 2 and "_FillValue" not in variable.attrs:
+        variable.encoding = {**variable.encoding, "_FillValue": variable.encoding.get("_FillValue")}
+    encoded = encode_cf_variable(variable)
+    return xr.Variable(encoded.dims, encoded.data, dict(sorted(encoded.attrs.items())))
+
+
+def _template(variable: xr.Variable) -> xr.Variable:
+    """Return a variable like the encoded one that takes no memory: zeros, whose chunks are not written."""
+    sample = _encoded(variable[(slice(0, 1),) * variable.ndim])
+    return xr.Variable(
+        variable.dims, np.broadcast_to(np.zeros((), sample.dtype), variable.shape), sample.attrs
+    )
+
+
+def _storage(variable: xr.Variable) -> dict[str, Any]:
+    """Return chunks and codec of an encoded variable: squares of one time and band, or all of a small one."""
+    encoding: dict[str, Any] = {}
+    if variable.ndim:
+        leading = variable.ndim - 2
+        encoding["chunks"] = tuple(
+            max(1, min(size, CHUNK) if leading >= 0 and i >= leading else 1 if leading > 0 else size)
+            for i, size in enumerate(variable.shape)
+        )
+    if variable.dtype.kind in "iufb":
+        encoding["compressors"] = [BloscCodec(cname="zstd", clevel=1, shuffle=BloscShuffle.shuffle)]
+    return encoding
+
+
+def _blocks(shape: tuple[int, ...]) -> Iterator[tuple[slice | int, ...]]:
+    """Yield row bands of whole chunks for each index of the leading dimensions."""
+    leading = [range(size) for size in shape[:-2]]
+    for index in product(*leading):
+        for row in range(0, shape[-2], CHUNK):
+            yield (*(slice(i, i + 1) for i in index), slice(row, min(row + CHUNK, shape[-2])), slice(None))
