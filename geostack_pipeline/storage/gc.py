@@ -108,7 +108,7 @@ class _Collection:
         self.root = root
         self.grace = grace
         self.dry_run = dry_run
-        self.now = datetime.now(UTC)
+        self.now = _now()
         self.names: list[str] = []
         self.bytes = 0
 
@@ -261,6 +261,10 @@ class _Collection:
     def _count(self, name: str, size: int) -> None:
         self.names.append(name)
         self.bytes += size
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
 
 
 def _begun(attempt: str) -> datetime:
