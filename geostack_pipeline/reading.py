@@ -22,7 +22,9 @@ def load_artifact(
     settings: str | Path | None = None,
 ) -> pl.DataFrame | xr.DataTree:
     """Return a stored table or tree; see :func:`geostack_pipeline.load`."""
-    return find_artifact(open_workspace(load_settings(settings)), asset, partition, version).open(name)
+    snapshot = find_artifact(open_workspace(load_settings(settings)), asset, partition, version)
+    opened: pl.DataFrame | xr.DataTree = snapshot.open(name)
+    return opened
 
 
 def find_artifact(ws: Workspace, asset: str, partition: str, version: str | None = None) -> Snapshot:

@@ -35,7 +35,7 @@ def show_command(
 
 
 def _assets(ws: Workspace, *, as_json: bool) -> None:
-    rows = []
+    rows: list[dict[str, Any]] = []
     for asset in ws.artifacts.assets():
         days = ws.artifacts.partitions(asset)
         rows.append(

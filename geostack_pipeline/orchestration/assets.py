@@ -1,6 +1,7 @@
-"""The asset graph: five assets per provider, one partition per UTC date, made by one factory."""
+"""The asset graph: five assets per provider, one partition per UTC date, made by one factory.
 
-from __future__ import annotations
+Annotations are evaluated in this module: Dagster reads the config type of a body from the object, not from a string.
+"""
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass

@@ -23,7 +23,7 @@ ALLOW_MISSING = "allow_missing_partitions"
 """Metadata key of an input whose dates without a stored version are simply left out."""
 
 
-class SnapshotIOManager(dg.ConfigurableIOManager):  # type: ignore[type-arg]
+class SnapshotIOManager(dg.ConfigurableIOManager):
     """Moves snapshots of one kind of artifact between assets."""
 
     settings_file: str = ""

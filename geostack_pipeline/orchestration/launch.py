@@ -70,7 +70,6 @@ class Launcher:
         built: dict[str, set[str]] = {stage: set() for stage in STAGES}
         stats: dict[str, float] = {}
         run_ids: list[str] = []
-        asked: set[str] = set()
 
         def follow(event: Event) -> None:
             if event.status == "failed":
@@ -88,12 +87,12 @@ class Launcher:
             if on_plan is not None:
                 on_plan(plan)
             # A list within its refresh window is due at any time; this call asks it once.
-            asked = plan.days("ask")
-            run_ids += self._launch([STAGES[0]], asked, failed, refresh=refresh)
+            due = plan.days("ask")
+            run_ids += self._launch([STAGES[0]], due, failed, refresh=refresh)
             recheck = refresh and until != STAGES[0]
             while True:
                 live = [day for day in days if day not in failed]
-                plan = make_plan(self._ws, self._provider, live, until=until, frozen=asked)
+                plan = make_plan(self._ws, self._provider, live, until=until, frozen=due)
                 pending = plan.pending()
                 stages = [stage for stage in STAGES if any(step.stage == stage for step in pending)]
                 touched = sorted({step.day for step in pending})

@@ -78,7 +78,7 @@ def _cell(value: Any) -> str:
 
 def _table(stage: str, snapshot: Snapshot) -> pl.DataFrame | None:
     if stage in _COLUMNS:
-        frame = snapshot.open()
+        frame: pl.DataFrame = snapshot.open()
         return frame.select([name for name in _COLUMNS[stage] if name in frame.columns])
     if stage == cube.NAME:
         return cube.summary(snapshot)
@@ -87,7 +87,7 @@ def _table(stage: str, snapshot: Snapshot) -> pl.DataFrame | None:
     return None
 
 
-def _schema(frame: pl.DataFrame) -> dg.MetadataValue:  # type: ignore[type-arg]
+def _schema(frame: pl.DataFrame) -> dg.MetadataValue:
     return dg.MetadataValue.table_schema(
         dg.TableSchema([dg.TableColumn(name, type=_type(dtype)) for name, dtype in frame.schema.items()])
     )

@@ -124,7 +124,9 @@ def _write(
             dataset = build_cube(grid_for(area), scene_layers(ws, rows, bands), bands)
             dataset.attrs.update({"area": area.name, "provider": provider.key, "partition": day})
             write_node(zarr, area.name, dataset)
-            attempt.put(f"quicklook-{area.name}.png", true_colour(dataset))
+            attempt.put(
+                f"quicklook-{area.name}.png", true_colour(dataset, title=f"{provider.key} {area.name}")
+            )
             attempt.put(f"summary-{area.name}.parquet", _summary(area.name, dataset))
         finish_tree(zarr, {"provider": provider.key, "partition": day})
         snapshot = attempt.commit(

@@ -152,6 +152,7 @@ def wishes(
 ) -> tuple[list[_Wish], list[tuple[str, str, str, str, str]]]:
     """Return every (scene, area, asset) to fetch, and the scenes that lack a wanted asset with the reason."""
     bands = [*ws.provider_settings(provider.key).bands, CLASSIFICATION]
+    least = ws.provider_settings(provider.key).min_coverage
     coverage = {
         (row["item_id"], row["area"]): row["coverage"]
         for row in selected.open("coverage").iter_rows(named=True)
@@ -163,7 +164,7 @@ def wishes(
         grid = grid_for(area)
         for item in items:
             share = coverage.get((item["id"], area.name), 0.0)
-            if share <= 0.0:
+            if share <= 0.0 or share < least:
                 continue
             lacking = [band for band in bands if band not in item["assets"]]
             if lacking:

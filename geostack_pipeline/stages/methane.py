@@ -23,7 +23,7 @@ from geostack_pipeline.methane.detection import DetectionSettings
 from geostack_pipeline.methane.plumes import detect
 from geostack_pipeline.methane.retrieve import retrieve
 from geostack_pipeline.providers.contract import Provider
-from geostack_pipeline.publish.quicklook import enhancement
+from geostack_pipeline.publish import quicklook
 from geostack_pipeline.stages import cube as cube_stage
 from geostack_pipeline.stages.scenes import parquet_bytes
 from geostack_pipeline.stages.workspace import Check, Outcome, Workspace, asset_name, parse_day
@@ -146,7 +146,10 @@ def _write(
             buffer = io.BytesIO()
             pq.write_table(table, buffer, compression="zstd")
             attempt.put(f"plumes-{name}.parquet", buffer.getvalue())
-            attempt.put(f"quicklook-{name}.png", enhancement(node, fields, table))
+            attempt.put(
+                f"quicklook-{name}.png",
+                quicklook.methane(node, fields, table, title=f"{provider.key} {name}"),
+            )
             attempt.put(f"summary-{name}.parquet", _summary(name, fields))
             plumes += table.num_rows
         finish_tree(zarr, {"provider": provider.key, "partition": day, "maturity": "screening"})

@@ -118,7 +118,7 @@ def _write(
         for name, data in to_parquet(normalised.items, provider.template()).items():
             attempt.put(name, data)
         rejected = pl.DataFrame(
-            [(row.id, row.reason, row.detail, row.item) for row in normalised.rejected],
+            [(row.id, row.reason, row.detail, row.raw) for row in normalised.rejected],
             schema=REJECTED_SCHEMA,
             orient="row",
         )
