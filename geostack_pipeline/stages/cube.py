@@ -9,24 +9,23 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from datetime import datetime
 from pathlib import PurePosixPath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import polars as pl
-import xarray as xr
 
-from geostack_pipeline.cube.build import build_cube
 from geostack_pipeline.cube.grid import grid_for
 from geostack_pipeline.cube.layers import BandLayer, SceneLayer
-from geostack_pipeline.cube.write import finish_tree, write_node
 from geostack_pipeline.providers.contract import Provider
-from geostack_pipeline.publish.quicklook import true_colour
 from geostack_pipeline.stages.granules import CLASSIFICATION
 from geostack_pipeline.stages.scenes import parquet_bytes
 from geostack_pipeline.stages.workspace import Check, Outcome, Workspace, asset_name
 from geostack_pipeline.storage.artifacts import Attempt
 from geostack_pipeline.storage.digest import version_of
 from geostack_pipeline.storage.snapshot import Snapshot
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 NAME = "cube"
 CODE_VERSION = "1"
@@ -102,6 +101,11 @@ def node_paths(name: str) -> list[str]:
 def _write(
     ws: Workspace, provider: Provider, day: str, target: str, granules: Snapshot
 ) -> tuple[Snapshot, dict[str, Any]]:
+    # Compilers and plotting are loaded where something is computed: planning and adopting need none of them.
+    from geostack_pipeline.cube.build import build_cube
+    from geostack_pipeline.cube.write import finish_tree, write_node
+    from geostack_pipeline.publish.quicklook import true_colour
+
     asset = asset_name(provider.key, NAME)
     manifest = granules.open()
     wanted = nodes(ws, provider, manifest)

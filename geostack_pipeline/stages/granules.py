@@ -22,7 +22,6 @@ from geostack_pipeline.catalog.scene_table import from_parquet
 from geostack_pipeline.cube.grid import GridSpec, grid_for
 from geostack_pipeline.errors import GeostackError, IntegrityError
 from geostack_pipeline.providers.contract import Item, ObjectRef, Provider
-from geostack_pipeline.publish.figures import bytes_chart
 from geostack_pipeline.raster.crop import crop, plan_crop
 from geostack_pipeline.stages.progress import Event, emit
 from geostack_pipeline.stages.scenes import parquet_bytes
@@ -371,6 +370,8 @@ def _write(
     changed: Mapping[str, str],
 ) -> Snapshot:
     manifest = pl.DataFrame(rows, schema=MANIFEST_SCHEMA)
+    from geostack_pipeline.publish.figures import bytes_chart
+
     with ws.artifacts.begin(
         asset_name(provider.key, NAME),
         day,

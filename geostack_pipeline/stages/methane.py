@@ -8,27 +8,23 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping
-from dataclasses import asdict
 from datetime import timedelta
 from pathlib import PurePosixPath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import polars as pl
 import pyarrow.parquet as pq
-import xarray as xr
 
-from geostack_pipeline.cube.write import finish_tree, write_node
-from geostack_pipeline.methane.detection import DetectionSettings
-from geostack_pipeline.methane.plumes import detect
-from geostack_pipeline.methane.retrieve import retrieve
 from geostack_pipeline.providers.contract import Provider
-from geostack_pipeline.publish import quicklook
 from geostack_pipeline.stages import cube as cube_stage
 from geostack_pipeline.stages.scenes import parquet_bytes
 from geostack_pipeline.stages.workspace import Check, Outcome, Workspace, asset_name, parse_day
 from geostack_pipeline.storage.digest import version_of
 from geostack_pipeline.storage.snapshot import Snapshot
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 NAME = "methane"
 CODE_VERSION = "1"
@@ -38,10 +34,9 @@ ENHANCEMENT_RANGE = (-20_000.0, 100_000.0)
 """Column enhancement in ppm m that a Sentinel-2 retrieval can return at all: beyond it, a field is broken."""
 
 
-def detection(ws: Workspace) -> DetectionSettings:
-    """Return the detection settings: the method's own where the file says nothing."""
-    chosen = ws.settings.methane.detection.model_dump(exclude_none=True)
-    return DetectionSettings(**chosen)
+def detection(ws: Workspace) -> dict[str, Any]:
+    """Return the detection settings that the file gives; the others are the method's own."""
+    return ws.settings.methane.detection.model_dump(exclude_none=True)
 
 
 def lookback(ws: Workspace, day: str) -> list[str]:
@@ -72,7 +67,7 @@ def version(ws: Workspace, provider: Provider, cube_version: str, earlier: Mappi
             "code": CODE_VERSION,
             "cube": cube_version,
             "references": dict(earlier),
-            "detection": asdict(detection(ws)),
+            "detection": detection(ws),
         }
     )
 
@@ -106,7 +101,7 @@ def nodes(ws: Workspace, cube: Snapshot, earlier: Mapping[str, Snapshot]) -> dic
                 "references": {
                     day: snapshot.nodes[name] for day, snapshot in earlier.items() if name in snapshot.nodes
                 },
-                "detection": asdict(detection(ws)),
+                "detection": detection(ws),
             }
         )
         for name, node in cube.nodes.items()
@@ -121,6 +116,13 @@ def node_paths(name: str) -> list[str]:
 def _write(
     ws: Workspace, provider: Provider, day: str, target: str, cube: Snapshot, earlier: Mapping[str, Snapshot]
 ) -> tuple[Snapshot, dict[str, Any]]:
+    # Loaded where something is computed, as in the cube stage.
+    from geostack_pipeline.cube.write import finish_tree, write_node
+    from geostack_pipeline.methane.detection import DetectionSettings
+    from geostack_pipeline.methane.plumes import detect
+    from geostack_pipeline.methane.retrieve import retrieve
+    from geostack_pipeline.publish import quicklook
+
     asset = asset_name(provider.key, NAME)
     wanted = nodes(ws, cube, earlier)
     previous = ws.artifacts.current(asset, day)
@@ -141,7 +143,9 @@ def _write(
             candidates = [other[name].to_dataset() for other in past.values() if name in other.children]
             fields = retrieve(node, candidates)
             fields.attrs.update({"area": name, "provider": provider.key, "partition": day})
-            table = detect(fields, area=name, settings=detection(ws), provider=provider.key)
+            table = detect(
+                fields, area=name, settings=DetectionSettings(**detection(ws)), provider=provider.key
+            )
             write_node(zarr, name, fields)
             buffer = io.BytesIO()
             pq.write_table(table, buffer, compression="zstd")

@@ -18,7 +18,6 @@ from geostack_pipeline.catalog.scene_table import canonical_digest, to_parquet
 from geostack_pipeline.catalog.search import SearchResult, search
 from geostack_pipeline.errors import IntegrityError
 from geostack_pipeline.providers.contract import Provider, SearchWindow
-from geostack_pipeline.publish.figures import footprint_map
 from geostack_pipeline.stages.workspace import Check, Outcome, Workspace, asset_name, parse_day
 from geostack_pipeline.storage.digest import version_of
 from geostack_pipeline.storage.snapshot import Snapshot
@@ -112,6 +111,8 @@ def _write(
     result: SearchResult,
     normalised: Normalised,
 ) -> Snapshot:
+    from geostack_pipeline.publish.figures import footprint_map
+
     with ws.artifacts.begin(
         asset_name(provider.key, NAME), day, version, kind="table", code_version=CODE_VERSION, upstream={}
     ) as attempt:

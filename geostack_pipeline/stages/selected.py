@@ -12,7 +12,6 @@ import pyarrow.parquet as pq
 from geostack_pipeline.catalog.selection import select
 from geostack_pipeline.errors import IntegrityError
 from geostack_pipeline.providers.contract import Provider
-from geostack_pipeline.publish.figures import footprint_map
 from geostack_pipeline.stages.scenes import parquet_bytes
 from geostack_pipeline.stages.workspace import Check, Outcome, Workspace, asset_name
 from geostack_pipeline.storage.digest import version_of
@@ -74,6 +73,8 @@ def _write(ws: Workspace, provider: Provider, day: str, target: str, scenes: Sna
             found=f"{rows.num_rows} scenes, {selection.selected.num_rows} selected, {selection.dropped.height} dropped",
             action="report this as a defect of the selection",
         )
+    from geostack_pipeline.publish.figures import footprint_map
+
     with ws.artifacts.begin(
         asset_name(provider.key, NAME),
         day,
