@@ -43,7 +43,7 @@ class DetectionSettings:
     """Pixels down to this z belong to a candidate."""
     min_area_m2: float = 6000.0
     """Least area."""
-    max_elongation: float = 10.0
+    max_elongation: float = 16.0
     """Largest ratio of length to mean width."""
     surface_ratio: float = 0.5
     """A pixel or candidate is surface when its |contrast of ln B11| exceeds this share of its signal (plus noise)."""
@@ -80,7 +80,7 @@ class Detection:
     labels: NDArray[np.int32]
     """Shape (h, w); the candidate's label per pixel, 0 elsewhere."""
     background: NDArray[np.float32]
-    """Local median of the unsmoothed map, ppm m."""
+    """Local median of the unsmoothed map around the candidates kept, ppm m."""
     rejected: dict[str, int]
     """Number of candidates by the reason for their rejection."""
 
@@ -115,7 +115,6 @@ def find_candidates(
     if not valid.any():
         return Detection(candidates=[], labels=labels, background=enhancement.copy(), rejected={})
     block = max(16, round(settings.block_m / size / 16) * 16)
-    background, _ = _local(enhancement, valid, block)
     smooth, solid = _smooth(enhancement, valid, settings.smoothing_m / size)
     median, sigma = _local(smooth, solid, block)
     z = np.where(solid, (smooth - median) / np.maximum(sigma, _SIGMA_FLOOR_PPM_M), 0.0).astype(np.float32)
@@ -158,6 +157,9 @@ def find_candidates(
                 elongation=blob.elongation,
             )
         )
+    # The plumes' own pixels, and their faint rims, would lift the median that they are measured against.
+    rims = ndimage.binary_dilation(labels > 0, _EIGHT, iterations=2)
+    background, _ = _local(enhancement, valid & ~rims, block)
     return Detection(candidates=candidates, labels=labels, background=background, rejected=dict(rejected))
 
 

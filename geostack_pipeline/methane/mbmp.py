@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from geostack_pipeline.methane.robust import masked_scatter
+from geostack_pipeline.methane.robust import masked_median, masked_scatter
 
 CLIP_SIGMA = 2.5
 """Residuals beyond this many robust standard deviations from their median leave the fit."""
@@ -74,12 +74,23 @@ def mbmp(target: jax.Array, reference: jax.Array) -> Signal:
     return Signal(signal, jnp.float32(1.0), sigma)
 
 
-@jax.jit
-def absorbed_fraction(target: jax.Array, reference: jax.Array) -> jax.Array:
+@partial(jax.jit, static_argnames=("rounds",))
+def absorbed_fraction(target: jax.Array, reference: jax.Array, *, rounds: int = CLIP_ROUNDS) -> jax.Array:
     """Return the share of light that methane took between the dates, from two single-pass signals.
 
     With a surface term ``e`` the target's signal is (1 + e)(1 + m) - 1 and the reference's is e, so that
     m = (target - reference) / (1 + reference); the plain difference is too large or small by the factor 1 + e, up
     to tens of per cent over surfaces unlike the scene's mean.
+
+    The result is zero at its own clipped median.  A plume over a tenth of the scene draws the fit of c along, hidden
+    in the surface's scatter; without the surface it stands out and can be clipped.
     """
-    return (target - reference) / (1.0 + reference)
+    fraction = (target - reference) / (1.0 + reference)
+    values = fraction.reshape(-1)
+    known = jnp.isfinite(values)
+
+    def clip(_: int, kept: jax.Array) -> jax.Array:
+        median, sigma = masked_scatter(values, kept)
+        return known & (jnp.abs(values - median) <= 2.0 * sigma)
+
+    return fraction - masked_median(values, lax.fori_loop(0, rounds, clip, known))

@@ -214,7 +214,7 @@ def _attributes(cube: xr.Dataset, choices: Sequence[Choice], other_grid: int) ->
         "platforms": " ".join(platforms),
         "conversion": "fractional signal T12/T11 - 1 by data/ch4_sentinel2.csv (mag1c's MODTRAN radiances and ESA's "
         "spectral responses); air mass 1/cos(sun zenith) + 1/cos(view zenith); multi-pass signal divided "
-        "by 1 + MBSP of the reference",
+        "by 1 + MBSP of the reference, less its clipped median",
         "air_mass_table_assumed": TABLE_AIR_MASS,
         "air_mass_bias_relative": TABLE_AIR_MASS_BIAS,
         "air_mass_bias_comment": "the radiance table does not document its angles; all enhancements of a scene share "

@@ -23,6 +23,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.patheffects import Stroke, withStroke
 from numpy.typing import NDArray
 from PIL import Image
+from scipy import ndimage
 
 MAX_BYTES = 400_000
 """Size that no picture exceeds."""
@@ -34,6 +35,8 @@ _HEAT = LinearSegmentedColormap.from_list(
 _OUTLINE = "#19e6ff"
 _INK = "#1b1f24"
 _NO_DATA = 0.80
+_BRIGHT_OR_DARK = (0, 1, 3, 8, 9, 10, 11)
+"""Scene classes that must not set the contrast: no data, saturated, shadow, clouds, snow."""
 _FONTS = {"family": "DejaVu Sans", "size": 9}
 
 
@@ -47,7 +50,7 @@ def true_colour(cube: xr.Dataset, *, time_index: int = 0, title: str = "") -> by
     def draw(scale: float) -> bytes:
         figure, axes, _ = _frame(cube, picture, scale, colour_bar=False)
         _title(axes, title, _stamp(cube, time_index))
-        return _png(figure)
+        return _png(figure, legend=False)
 
     return _small_enough(draw)
 
@@ -63,10 +66,10 @@ def methane(
     """Return a PNG of the methane enhancement of one time over the dimmed true colour, with plume outlines.
 
     ``cube`` and ``fields`` are nodes of the same grid and times; ``plumes`` a plume table, of which rows of this
-    time are drawn and labelled with their mass.  Enhancement below its 1.5 sigma noise is transparent.  At
-    most `MAX_BYTES`.
+    time are drawn and labelled with their mass.  The enhancement is smoothed by one pixel for the eye and fades
+    out towards its noise.  At most `MAX_BYTES`.
     """
-    picture = 0.25 + 0.6 * _background(cube, time_index, grey=True)
+    picture = 0.18 + 0.6 * _background(cube, time_index, grey=True)
     step = fields.isel(time=time_index)
     enhancement = np.asarray(step["ch4_enhancement"].values, dtype=np.float32)
     noise = np.asarray(step["ch4_uncertainty"].values, dtype=np.float32)
@@ -79,7 +82,8 @@ def methane(
         x, y = cube["x"].values, cube["y"].values
         factor = _factor(enhancement.shape)
         level, sigma = _reduce(enhancement, factor), _reduce(noise, factor)
-        alpha = np.clip((np.nan_to_num(level) / np.where(sigma > 0, sigma, np.inf) - 1.5) / 1.5, 0.0, 0.95)
+        level = _soften(level)
+        alpha = np.clip((np.nan_to_num(level) / np.where(sigma > 0, sigma, np.inf) - 0.6) / 0.9, 0.0, 0.95)
         axes.imshow(
             np.nan_to_num(level),
             cmap=_HEAT,
@@ -89,9 +93,9 @@ def methane(
             interpolation="nearest",
         )
         _draw_plumes(axes, rows, fields)
-        _draw_colour_bar(figure, bar, top)
+        _draw_colour_bar(bar, top)
         _title(axes, title, f"{_stamp(fields, time_index)} · {method} · screening · {_count(rows)}")
-        return _png(figure)
+        return _png(figure, legend=True)
 
     return _small_enough(draw)
 
@@ -152,6 +156,16 @@ def _reduce(image: NDArray[np.float32], factor: int) -> NDArray[np.float32]:
     return result
 
 
+def _soften(image: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return the image under a Gaussian of one pixel that leaves out NaN; NaN where it was NaN."""
+    known = np.isfinite(image)
+    weight = ndimage.gaussian_filter(known.astype(np.float32), 1.0)
+    total = ndimage.gaussian_filter(np.where(known, image, 0.0).astype(np.float32), 1.0)
+    result = np.full(image.shape, np.nan, dtype=np.float32)
+    np.divide(total, weight, out=result, where=known)
+    return result
+
+
 def _background(cube: xr.Dataset, index: int, *, grey: bool = False) -> NDArray[np.float32]:
     """Return an RGB image in [0, 1], float32, averaged down to the drawing size; light grey without data."""
     bands = [str(band) for band in cube["band"].values]
@@ -166,7 +180,12 @@ def _background(cube: xr.Dataset, index: int, *, grey: bool = False) -> NDArray[
         _reduce(np.asarray(step.isel(band=bands.index(name)).values, dtype=np.float32), factor)
         for name in names
     ]
-    stretched = [_stretch(plane) for plane in planes]
+    cloudy = np.isin(np.asarray(cube["scl"].isel(time=index).values), _BRIGHT_OR_DARK)
+    clear = _reduce(np.where(cloudy, np.nan, 0.0).astype(np.float32), factor)
+    low, high = _limits([plane[np.isfinite(clear)] for plane in planes], planes)
+    stretched = [
+        np.clip((np.nan_to_num(plane, nan=low) - low) / (high - low), 0.0, 1.0) ** 0.9 for plane in planes
+    ]
     image = np.stack(stretched if len(stretched) == 3 else stretched * 3, axis=-1)
     if grey:
         luminance = image @ np.array([0.30, 0.59, 0.11], dtype=np.float32)
@@ -175,18 +194,21 @@ def _background(cube: xr.Dataset, index: int, *, grey: bool = False) -> NDArray[
     return image.astype(np.float32)
 
 
-def _stretch(plane: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return the plane between its 1st and 99th percentile in [0, 1]; the middle grey where it is flat."""
-    known = plane[np.isfinite(plane)]
-    if known.size == 0:
-        return np.full(plane.shape, _NO_DATA, dtype=np.float32)
-    low, high = np.percentile(known, [1.0, 99.0])
-    if high - low < 1e-4:
-        return np.full(plane.shape, 0.5, dtype=np.float32)
-    # A floor below the darkest pixels keeps a flat desert from being stretched into noise.
-    low = min(low, 0.75 * high)
-    unit = np.clip((np.nan_to_num(plane, nan=float(low)) - low) / (high - low), 0.0, 1.0)
-    return np.asarray(unit**0.9, dtype=np.float32)
+def _limits(clear: list[NDArray[np.float32]], planes: list[NDArray[np.float32]]) -> tuple[float, float]:
+    """Return the reflectances drawn black and white, common to the bands so that hues stay: 1st and 99th percentile.
+
+    Taken from the clear pixels, or from all where few are clear; (0, 1) without any.
+    """
+    known = [plane[np.isfinite(plane)] for plane in clear]
+    if sum(part.size for part in known) < 0.05 * sum(np.isfinite(plane).sum() for plane in planes):
+        known = [plane[np.isfinite(plane)] for plane in planes]
+    ranges = [np.percentile(part, [1.0, 99.0]) for part in known if part.size]
+    if not ranges:
+        return 0.0, 1.0
+    high = 1.05 * float(max(ends[1] for ends in ranges))
+    # A floor well below the darkest keeps a flat surface from being stretched into noise, and its hue.
+    low = 0.5 * max(float(min(ends[0] for ends in ranges)), 0.0)
+    return low, max(high, low + 0.01)
 
 
 def _extent(x: NDArray[np.float64], y: NDArray[np.float64]) -> tuple[float, float, float, float]:
@@ -300,7 +322,7 @@ def _rings(polygon: Any) -> list[Any]:
     return [polygon.exterior, *polygon.interiors]
 
 
-def _draw_colour_bar(figure: Figure, axes: Any, top: float) -> None:
+def _draw_colour_bar(axes: Any, top: float) -> None:
     axes.imshow(
         np.linspace(0.0, 1.0, 256)[:, None],
         cmap=_HEAT,
@@ -336,11 +358,27 @@ def _title(axes: Any, title: str, subtitle: str) -> None:
         )
 
 
-def _png(figure: Figure) -> bytes:
+def _png(figure: Figure, *, legend: bool) -> bytes:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="rgba")
     width, height = figure.canvas.get_width_height()
     image = Image.frombytes("RGBA", (width, height), buffer.getvalue()).convert("RGB")
+    pixels = np.asarray(image)
+    if legend:
+        # Its colours are few pixels but matter: they count as much as a quarter of the picture.
+        ramp = (_HEAT(np.linspace(0.0, 1.0, 128))[:, :3] * 255).astype(np.uint8)
+        wide = np.repeat(ramp, math.ceil(width / 128), axis=0)[:width]
+        pixels = np.concatenate([pixels, np.tile(wide[None], (max(1, height // 4), 1, 1))])
+    found = Image.fromarray(pixels).quantize(252).getpalette() or []
+    fixed = [255, 255, 255, *(int(code[at : at + 2], 16) for code in (_OUTLINE, _INK) for at in (1, 3, 5))]
+    palette = Image.new("P", (1, 1))
+    palette.putpalette(found[: 252 * 3] + fixed)
     out = io.BytesIO()
-    image.quantize(256, dither=Image.Dither.NONE).save(out, format="PNG", optimize=True)
+    drawn = image.quantize(palette=palette, dither=Image.Dither.NONE)
+    index = np.asarray(drawn).copy()
+    # The nearest colour is looked up coarsely; paper that is not quite white would show on a page.
+    index[(np.asarray(image) == 255).all(axis=-1)] = 252
+    exact = Image.fromarray(index, mode="P")
+    exact.putpalette(drawn.getpalette() or [])
+    exact.save(out, format="PNG", optimize=True)
     return out.getvalue()

@@ -75,7 +75,7 @@ def surface(shape: tuple[int, int], seed: int, heterogeneity: float) -> dict[str
     ratio = 0.86 * np.exp(
         heterogeneity * (0.020 * texture(30.0) + 0.012 * texture(3.0) + 0.004 * rng.standard_normal(shape))
     )
-    for _ in range(int(round(6 * heterogeneity))):
+    for _ in range(round(6 * heterogeneity)):
         row, col = rng.integers(0, shape[0] - 30), rng.integers(0, shape[1] - 30)
         high, wide = rng.integers(8, 30, 2)
         patch = (slice(row, row + high), slice(col, col + wide))
@@ -118,7 +118,10 @@ def air_mass(sun: float, view: float) -> float:
 
 
 def make_images(scene: Scene) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]:
-    bands = {name: image * scene.gain for name, image in surface(scene.shape, scene.surface_seed, scene.heterogeneity).items()}
+    bands = {
+        name: image * scene.gain
+        for name, image in surface(scene.shape, scene.surface_seed, scene.heterogeneity).items()
+    }
     rng = np.random.default_rng(scene.seed)
     truth = np.zeros(scene.shape)
     for plume in scene.plumes:
@@ -145,9 +148,10 @@ def make_images(scene: Scene) -> tuple[dict[str, np.ndarray], np.ndarray, np.nda
         scl[inside] = 9
         for image in bands.values():
             image[inside] = 0.6
-    for band in bands:
-        bands[band] = bands[band] * (1 + scene.noise * rng.standard_normal(scene.shape))
-        bands[band] = np.round(bands[band], 4)
+    bands = {
+        name: np.round(image * (1 + scene.noise * rng.standard_normal(scene.shape)), 4)
+        for name, image in bands.items()
+    }
     return bands, scl, truth
 
 
