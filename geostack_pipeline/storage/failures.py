@@ -27,9 +27,12 @@ _DENIED_TEXT = re.compile(
 )
 _UNREACHABLE_TEXT = re.compile(
     r"error sending request|Connection refused|connection reset|dns error|timed out|timeout|"
-    r"request or response body error|error decoding response body|connection closed|builder error|retries",
+    r"request or response body error|error decoding response body|connection closed|builder error",
     re.IGNORECASE,
 )
+_STATUS = re.compile(r"status code: (\d{3})")
+# obstore has classes for these, but not for every kind of request (a refused listing is a GenericError).
+_STATUS_KINDS: dict[str, Kind] = {"401": "login", "403": "denied"}
 _QUERY = re.compile(r"(https?://[^\s?\"']+)\?[^\s\"')]*")
 _USERINFO = re.compile(r"(\w+://)[^/\s@\"']+@")
 _SIGNATURE = re.compile(r"(?i)\b(sig|signature|token|secret|password|authorization)(=|:\s*)[^\s&,\"')]+")
@@ -50,7 +53,11 @@ def kind_of(error: BaseException) -> Kind:
         return "login"
     if isinstance(error, obs_errors.NotSupportedError | NotImplementedError):
         return "unsupported"
-    text = str(error)
+    # The debug dump behind the message repeats settings, whose names look like failures.
+    text = str(error).split("Debug source", 1)[0]
+    status = _STATUS.search(text)
+    if status and status[1] in _STATUS_KINDS:
+        return _STATUS_KINDS[status[1]]
     if (isinstance(error, OSError) and error.errno in _FULL_ERRNOS) or _FULL_TEXT.search(text):
         return "full"
     if isinstance(error, PermissionError) or _DENIED_TEXT.search(text):

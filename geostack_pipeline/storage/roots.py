@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import stat
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -89,7 +90,8 @@ class Root:
         with storage_errors(self.describe(key), "looking"):
             try:
                 if self.path is not None:
-                    return (self.path / key).stat().st_size
+                    status = (self.path / key).stat()
+                    return status.st_size if stat.S_ISREG(status.st_mode) else None
                 return obstore.head(self.store, key)["size"]
             except (FileNotFoundError, NotADirectoryError):
                 return None

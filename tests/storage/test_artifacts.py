@@ -422,7 +422,7 @@ def test_a_reference_whose_source_is_damaged_is_an_error(store: ArtifactStore) -
     store.root.delete(old.key("t/b"))
     with (
         store.begin("a", "p", "v", kind="tree", code_version="1", upstream={}) as attempt,
-        pytest.raises(StorageError, match=r"t/b is gone"),
+        pytest.raises(StorageError, match="t/b is gone"),
     ):
         attempt.reference(old, "t")
 
@@ -466,7 +466,7 @@ def test_equal_content_has_an_equal_digest_whatever_the_attempt(store: ArtifactS
 
 
 def test_verify_finds_each_kind_of_damage(any_store: ArtifactStore) -> None:
-    snapshot = write(any_store, files={name: b"12345" for name in ("good", "gone", "cut", "flipped")})
+    snapshot = write(any_store, files=dict.fromkeys(("good", "gone", "cut", "flipped"), b"12345"))
     any_store.root.delete(snapshot.key("gone"))
     any_store.root.put(snapshot.key("cut"), b"123")
     any_store.root.put(snapshot.key("flipped"), b"12346")
@@ -487,7 +487,7 @@ def test_a_damaged_document_is_an_error_that_names_it(store: ArtifactStore, name
     write(store)
     store.root.put(f"artifacts/earth_search/scenes/{DAY}/{name}", text)
     with pytest.raises(
-        StorageError, match=rf"earth_search/scenes {DAY}.*{name.split('/')[-1]} cannot be read.*Next: "
+        StorageError, match=rf"earth_search/scenes {DAY}.*{name.rsplit('/', maxsplit=1)[-1]} cannot be read.*Next: "
     ):
         store.current("earth_search/scenes", DAY)
 

@@ -68,7 +68,7 @@ class Histories(RuleBasedStateMachine):
     @rule(attempt=attempts, snapshot=snapshots)
     def reference(self, attempt: Attempt, snapshot: Snapshot) -> None:
         if attempt._state == "open" and snapshot is not None:
-            path = sorted(snapshot.files)[0]
+            path = min(snapshot.files)
             assert attempt.reference(snapshot, path) == 1
             self.written[attempt.id][path] = self.complete[snapshot.partition, snapshot.version][path]
 

@@ -62,12 +62,12 @@ def test_racing_processes_agree_on_one_winner_per_version(root: Root) -> None:
     assert [racer.returncode for racer in racers] == [0] * 4
     assert len(set(outputs)) == 1, "every process must have ended with the same winners"
     store = ArtifactStore(root)
-    for round in range(15):
-        snapshot = store.find("es/cube", "p", f"v{round}")
+    for turn in range(15):
+        snapshot = store.find("es/cube", "p", f"v{turn}")
         by = snapshot.meta["by"]
-        assert [snapshot.read(f"f{n}") for n in range(3)] == [f"{by} {round} {n}".encode() for n in range(3)]
+        assert [snapshot.read(f"f{n}") for n in range(3)] == [f"{by} {turn} {n}".encode() for n in range(3)]
         assert snapshot.verify() == []
-    assert store.current("es/cube", "p").version in {f"v{round}" for round in range(15)}
+    assert store.current("es/cube", "p").version in {f"v{turn}" for turn in range(15)}
     attempts = {
         meta["path"].split("/")[5] for meta in root.objects("artifacts") if meta["path"].count("/") == 6
     }
@@ -111,9 +111,9 @@ def test_a_kill_at_any_instant_leaves_a_whole_version(root: Root) -> None:
 def check_current(store: ArtifactStore):
     snapshot = store.current("es/cube", "p")
     if snapshot is not None:
-        round = snapshot.meta["round"]
+        turn = snapshot.meta["round"]
         assert [snapshot.read(f"f{n}") for n in range(4)] == [
-            f"{round} {n} ".encode() * 2000 for n in range(4)
+            f"{turn} {n} ".encode() * 2000 for n in range(4)
         ]
     return snapshot
 
