@@ -80,8 +80,9 @@ def finish_tree(store: Store, attributes: Mapping[str, Any]) -> None:
 
 
 def _quiet() -> None:
-    """Keep two notes of zarr to ourselves: strings of variable length and consolidation are in no core
-    specification yet; every reader of this format has both.
+    """Silence zarr where it says that consolidation and texts of variable length are in no core specification yet.
+
+    Every reader of this format has both.
     """
     warnings.filterwarnings("ignore", "Consolidated metadata is currently not part", ZarrUserWarning)
     warnings.filterwarnings(
