@@ -16,6 +16,7 @@ from threading import Lock, Thread
 from typing import Any, TextIO
 
 from geostack_pipeline.errors import StorageError
+from geostack_pipeline.sandbox.processes import keep_tail
 
 Job = dict[str, Any]
 """``scene``, ``tile`` (jobs of one tile share its ground) and ``encodings``, plain JSON."""
@@ -71,7 +72,7 @@ def render_in_processes(
         ) as process:
             assert process.stdin is not None and process.stdout is not None and process.stderr is not None
             tail: list[str] = []
-            reader = Thread(target=_keep_tail, args=(process.stderr, tail), daemon=True)
+            reader = Thread(target=keep_tail, args=(process.stderr, tail), daemon=True)
             reader.start()
             try:
                 _say(process.stdin, world)
@@ -110,12 +111,6 @@ def render_in_processes(
             found="; ".join(problems),
             action="free about 0.5 GB there, or choose another folder, and start again: finished scenes are kept",
         )
-
-
-def _keep_tail(stream: TextIO, tail: list[str]) -> None:
-    for line in stream:
-        tail.append(line.strip())
-        del tail[:-20]
 
 
 def _say(stream: TextIO, message: dict[str, Any]) -> None:

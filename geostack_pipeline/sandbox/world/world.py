@@ -24,6 +24,7 @@ from rasterio.windows import Window
 
 from geostack_pipeline.areas import Area
 from geostack_pipeline.errors import StorageError
+from geostack_pipeline.sandbox.config import DEFAULT_SEED
 from geostack_pipeline.sandbox.world import plume
 from geostack_pipeline.sandbox.world.cog import write_cog
 from geostack_pipeline.sandbox.world.grids import Floats, area_of, ground_grid, project, site_centre
@@ -41,7 +42,6 @@ from geostack_pipeline.sandbox.world.workers import render_in_processes
 
 GENERATOR_VERSION = 1
 """Raised whenever the same seed gives other bytes, so that cached worlds are never mixed."""
-DEFAULT_SEED = 20240601
 
 
 @dataclass(frozen=True, kw_only=True)

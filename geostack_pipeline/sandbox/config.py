@@ -1,0 +1,58 @@
+"""What to serve: light enough for the process that only starts and watches the servers."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from geostack_pipeline.errors import SettingsError
+from geostack_pipeline.sandbox.server.faults import parse_fault
+
+DEFAULT_SEED = 20240601
+PROVIDERS = ("earth_search",)
+"""Catalogs that the sandbox can serve: the keys of ``dialects.DIALECTS``."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServeConfig:
+    """What to serve."""
+
+    folder: str
+    """Where generated worlds are kept."""
+    seed: int = DEFAULT_SEED
+    small: bool = False
+    """The small world, for tests."""
+    providers: tuple[str, ...] = ("earth_search",)
+    port: int = 0
+    """Port of the catalogs; buckets and control take the next two. 0 takes free ones."""
+    faults: tuple[str, ...] = ()
+    """Faults from the start, in their text form."""
+
+    def check(self) -> None:
+        """Raise ``SettingsError`` for what cannot be served."""
+        unknown = [name for name in self.providers if name not in PROVIDERS]
+        if unknown or not self.providers:
+            raise SettingsError(
+                "the sandbox has no such provider" if unknown else "no provider is named",
+                subject="sandbox providers",
+                found=", ".join(unknown) or None,
+                action=f"choose from {', '.join(PROVIDERS)}",
+            )
+        if self.port and not 1 <= self.port <= 65533:
+            raise SettingsError(
+                "the port must lie between 1 and 65533, or be 0 for free ones",
+                subject=f"sandbox port {self.port}",
+                action="choose another port; the next two are taken as well",
+            )
+        for text in self.faults:
+            parse_fault(text)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain JSON values; the folder absolute."""
+        return {**asdict(self), "folder": str(Path(self.folder).expanduser().resolve())}
+
+    @classmethod
+    def from_json(cls, fields: dict[str, Any]) -> ServeConfig:
+        """Return the configuration that :meth:`to_json` wrote."""
+        return cls(**{**fields, "providers": tuple(fields["providers"]), "faults": tuple(fields["faults"])})

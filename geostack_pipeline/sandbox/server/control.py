@@ -1,0 +1,62 @@
+"""The control endpoint: what the sandbox serves, its faults, its request log and its truth.
+
+=========================  =====================================================================
+``GET /``                  endpoints, settings, seed
+``GET /truth``             the planted plumes
+``GET /faults``            faults that are on
+``POST /faults``           switch one on: ``{"kind": "429", "target": "earth_search", "count": 2}``
+``DELETE /faults``         switch all off
+``GET /log?target=…``      requests so far: totals and entries
+``DELETE /log``            forget them
+=========================  =====================================================================
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+from starlette.routing import Route
+
+from geostack_pipeline.errors import SettingsError
+from geostack_pipeline.sandbox.server.faults import FaultBoard, make_fault
+from geostack_pipeline.sandbox.server.wrap import RequestLog
+
+
+def make_control_app(about: Mapping[str, Any], board: FaultBoard, log: RequestLog) -> Starlette:
+    """Return the endpoint; ``about`` is what ``GET /`` and ``GET /truth`` tell."""
+
+    async def home(_: Request) -> JSONResponse:
+        return JSONResponse({name: value for name, value in about.items() if name != "truth"})
+
+    async def truth(_: Request) -> JSONResponse:
+        return JSONResponse(about["truth"])
+
+    async def faults(request: Request) -> JSONResponse:
+        if request.method == "DELETE":
+            board.clear()
+        elif request.method == "POST":
+            try:
+                number = board.add(make_fault(json.loads(await request.body())))
+            except (SettingsError, ValueError, TypeError, AttributeError) as error:
+                return JSONResponse({"error": str(error)}, 400)
+            return JSONResponse({"number": number}, 201)
+        return JSONResponse({"faults": board.active(), "shown": board.shown})
+
+    async def requests(request: Request) -> JSONResponse:
+        if request.method == "DELETE":
+            log.clear()
+        return JSONResponse(log.report(request.query_params.get("target")))
+
+    return Starlette(
+        routes=[
+            Route("/", home),
+            Route("/truth", truth),
+            Route("/faults", faults, methods=["GET", "POST", "DELETE"]),
+            Route("/log", requests, methods=["GET", "DELETE"]),
+        ]
+    )
