@@ -25,7 +25,10 @@ def footprint(geometry: dict[str, Any]) -> shapely.Geometry:
     A ring that jumps over the antimeridian is unrolled first; what lies beyond ±180 comes back
     on the other side.
     """
-    parts = [shapely.Polygon(unroll(rings[0]), [unroll(ring) for ring in rings[1:]]) for rings in polygons(geometry)]
+    parts = [
+        shapely.Polygon(unroll(rings[0]), [unroll(ring) for ring in rings[1:]])
+        for rings in polygons(geometry)
+    ]
     return _wrapped(_plane(shapely.union_all(shapely.make_valid(parts))))
 
 
@@ -62,7 +65,8 @@ def coverage(shape: shapely.Geometry, area: shapely.Geometry) -> float:
 
 def _plane(geometry: shapely.Geometry) -> shapely.Geometry:
     def project(points: np.ndarray[Any, np.dtype[np.float64]]) -> np.ndarray[Any, np.dtype[np.float64]]:
-        return np.column_stack([points[:, 0], np.sin(np.radians(points[:, 1]))])
+        # rounded to a tenth of a nanometre: GEOS gives wrong areas for coordinates next to zero like 1e-308
+        return np.round(np.column_stack([points[:, 0], np.sin(np.radians(points[:, 1]))]), 12)
 
     return shapely.transform(geometry, project)
 
@@ -74,7 +78,8 @@ def _wrapped(geometry: shapely.Geometry) -> shapely.Geometry:
     world = shapely.box(-180.0, -1.0, 180.0, 1.0)
     turns = [
         shapely.intersection(
-            shapely.transform(geometry, lambda points, turn=turn: points + np.array([turn * _TURN, 0.0])), world
+            shapely.transform(geometry, lambda points, turn=turn: points + np.array([turn * _TURN, 0.0])),
+            world,
         )
         for turn in (-2, -1, 0, 1, 2)
     ]

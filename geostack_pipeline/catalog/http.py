@@ -57,7 +57,10 @@ class CatalogClient:
         self.pace = pace
         self.requests = 0
         self._http = httpx.AsyncClient(
-            headers={"user-agent": f"geostack_pipeline/{_version()}", "accept": "application/geo+json, application/json"},
+            headers={
+                "user-agent": f"geostack_pipeline/{_version()}",
+                "accept": "application/geo+json, application/json",
+            },
             timeout=httpx.Timeout(provider.dialect.request_timeout_s, connect=15.0),
             limits=httpx.Limits(max_connections=provider.dialect.max_parallel_windows + 1),
             follow_redirects=False,
@@ -112,13 +115,17 @@ class CatalogClient:
         try:
             # the limit is for the whole exchange: an answer that drips in for ever is a timeout too
             async with asyncio.timeout(limit):
-                request = self._http.build_request(method, url, json=body, headers=dict(self.provider.headers))
+                request = self._http.build_request(
+                    method, url, json=body, headers=dict(self.provider.headers)
+                )
                 response = await self._http.send(request, stream=True)
                 try:
                     async for chunk in response.aiter_bytes():
                         data += chunk
                         if len(data) > MAX_ANSWER_BYTES:
-                            raise self._error("the answer is too large", found=f"more than {MAX_ANSWER_BYTES} bytes")
+                            raise self._error(
+                                "the answer is too large", found=f"more than {MAX_ANSWER_BYTES} bytes"
+                            )
                 finally:
                     await response.aclose()
         except httpx.ConnectTimeout as error:
@@ -168,12 +175,16 @@ class CatalogClient:
                 action="check the provider's url; a redirect often leads to a login page",
             )
         raise self._error(
-            "the catalog refused the search", found=found, action="check the provider's collections, query and areas"
+            "the catalog refused the search",
+            found=found,
+            action="check the provider's collections, query and areas",
         )
 
     def _failure(self, fault: _FaultError, url: str) -> CatalogError:
         if fault.malformed:
-            return self._error("the catalog answers with something that is no STAC", found=str(fault), retryable=True)
+            return self._error(
+                "the catalog answers with something that is no STAC", found=str(fault), retryable=True
+            )
         if self.pace.remaining() <= 0.0:
             return CatalogUnavailableError(
                 "the search ran out of time",
@@ -233,7 +244,9 @@ def _parse(data: bytes, content_type: str) -> dict[str, Any]:
     try:
         value = json.loads(data)
     except (ValueError, RecursionError) as error:
-        raise _FaultError(f"{len(data)} bytes that are no complete JSON ({str(error)[:80]})", malformed=True) from None
+        raise _FaultError(
+            f"{len(data)} bytes that are no complete JSON ({str(error)[:80]})", malformed=True
+        ) from None
     if not isinstance(value, dict) or not isinstance(value.get("features"), list):
         raise _FaultError("JSON that is no FeatureCollection", malformed=True)
     if not all(isinstance(feature, dict) for feature in value["features"]):

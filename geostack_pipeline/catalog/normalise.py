@@ -64,18 +64,25 @@ def normalise(provider: Provider, items: Iterable[Item], day: date, areas: Seque
     for raw in items:
         try:
             item = provider.canonical(raw)
-            moment = parse_time(item["properties"]["datetime"])
-            if moment is None or not start <= moment < end:
-                raise RejectedItemError("outside_day", f"{item['properties']['datetime']} is not on {day.isoformat()} UTC")
-            if not footprints.touches(footprints.footprint(item["geometry"]), planes):
-                raise RejectedItemError("outside_areas", f"footprint within {item['bbox']} touches no area")
         except RejectedItemError as error:
             rejected.append(_rejection(raw, error.reason, error.detail))
+            continue
+        moment = parse_time(item["properties"]["datetime"])
+        if moment is None or not start <= moment < end:
+            when = item["properties"]["datetime"]
+            rejected.append(_rejection(raw, "outside_day", f"{when} is not on {day.isoformat()} UTC"))
+            continue
+        if not footprints.touches(footprints.footprint(item["geometry"]), planes):
+            rejected.append(
+                _rejection(raw, "outside_areas", f"footprint within {item['bbox']} touches no area")
+            )
             continue
         key = (item["id"], item["collection"])
         if key in kept:
             older, item = sorted((kept[key], item), key=_age)
-            rejected.append(_rejection(older, "repeated", "another item has the same id and was updated later"))
+            rejected.append(
+                _rejection(older, "repeated", "another item has the same id and was updated later")
+            )
         kept[key] = item
     return Normalised(
         items=[kept[key] for key in sorted(kept)],

@@ -37,7 +37,16 @@ CHUNK = 500
 EXACT = "geostack:exact"
 """Column with the times that milliseconds cannot hold: a JSON object, property -> time."""
 
-TIMES = ("datetime", "created", "updated", "start_datetime", "end_datetime", "published", "expires", "unpublished")
+TIMES = (
+    "datetime",
+    "created",
+    "updated",
+    "start_datetime",
+    "end_datetime",
+    "published",
+    "expires",
+    "unpublished",
+)
 """Properties that stac-geoparquet holds as timestamps; rustac writes milliseconds."""
 
 _FORMAT_KEYS = (b"geo", b"stac-geoparquet")
@@ -74,7 +83,11 @@ def to_parquet(items: Sequence[Item], template: Item) -> dict[str, bytes]:
         StorageError: The temporary folder cannot be written.
     """
     groups = _groups(_ordered(items), template)
-    names = ["scenes.parquet"] if len(groups) == 1 else [f"scenes-{index}.parquet" for index in range(len(groups))]
+    names = (
+        ["scenes.parquet"]
+        if len(groups) == 1
+        else [f"scenes-{index}.parquet" for index in range(len(groups))]
+    )
     files: dict[str, bytes] = {}
     for name, group in zip(names, groups, strict=True):
         data = _encode(group.items, template if group.fits else None)
@@ -86,7 +99,11 @@ def to_parquet(items: Sequence[Item], template: Item) -> dict[str, bytes]:
 def from_parquet(data: bytes) -> list[Item]:
     """Return the canonical items of a scene list, in its order."""
     file = pq.ParquetFile(io.BytesIO(data))
-    return [item for batch in file.iter_batches(batch_size=CHUNK) for item in items_of(pa.Table.from_batches([batch]))]
+    return [
+        item
+        for batch in file.iter_batches(batch_size=CHUNK)
+        for item in items_of(pa.Table.from_batches([batch]))
+    ]
 
 
 def items_of(table: pa.Table) -> list[Item]:
@@ -152,7 +169,7 @@ def _encode(items: Sequence[Item], template: Item | None) -> bytes:
     sink = io.BytesIO()
     writer: pq.ParquetWriter | None = None
     chunks = [items[start : start + CHUNK] for start in range(0, len(items), CHUNK)] or [[]]
-    tables = (_table(chunk, template) for chunk in chunks)
+    tables: Iterator[pa.Table] = (_table(chunk, template) for chunk in chunks)
     schema: pa.Schema | None = None
     if template is None or (len(chunks) > 1 and not _same_columns(items, template)):
         # columns beyond the template's: all items must be seen before the schema is known
@@ -278,7 +295,9 @@ def _verify(items: Sequence[Item], data: bytes) -> None:
     rows = pq.ParquetFile(io.BytesIO(data)).metadata.num_rows
     if rows != len(items):
         raise CatalogError(
-            "the scene table has another number of rows than items", subject=f"{len(items)} items", found=f"{rows} rows"
+            "the scene table has another number of rows than items",
+            subject=f"{len(items)} items",
+            found=f"{rows} rows",
         )
     file = pq.ParquetFile(io.BytesIO(data))
     start = 0

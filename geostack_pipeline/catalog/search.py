@@ -29,7 +29,9 @@ from geostack_pipeline.errors import CatalogUnavailableError, IncompleteSearchEr
 from geostack_pipeline.providers.contract import Item, Provider, SearchReport, SearchWindow
 from geostack_pipeline.storage.loop import run_async
 
-_RUSTAC_FIELDS = frozenset({"intersects", "ids", "collections", "bbox", "datetime", "sortby", "filter", "query", "fields"})
+_RUSTAC_FIELDS = frozenset(
+    {"intersects", "ids", "collections", "bbox", "datetime", "sortby", "filter", "query", "fields"}
+)
 _RUSTAC_STATUS = re.compile(r"HTTP status (?:client|server) error \((\d{3})")
 _RUSTAC_FAULTS = 2
 """Failed walks of one window by rustac before our own pager, which sees statuses and headers, takes over."""
@@ -118,7 +120,9 @@ class _Supervisor:
     def __init__(self, provider: Provider, day: date, areas: Sequence[Area], policy: RetryPolicy) -> None:
         if not areas:
             raise SettingsError(
-                "no area of interest", subject=f"{provider.key} {day.isoformat()}", action="name at least one area"
+                "no area of interest",
+                subject=f"{provider.key} {day.isoformat()}",
+                action="name at least one area",
             )
         self._provider = provider
         self._day = day
@@ -298,8 +302,12 @@ class _WindowSearch:
         # rustac follows repeating next links for ever: a ceiling above the count, where there is one, and a time limit
         ceiling = 100_000 if matched is None else matched + size
         walks = math.ceil(min(ceiling, self._policy.split_above * 10) / size) + 1
-        limit = min(self._policy.walk_timeout_s, walks * self._dialect.request_timeout_s, self._pace.remaining())
-        client = rustac.ApiClient(self._client.provider.url, headers=dict(self._client.provider.headers) or None)
+        limit = min(
+            self._policy.walk_timeout_s, walks * self._dialect.request_timeout_s, self._pace.remaining()
+        )
+        client = rustac.ApiClient(
+            self._client.provider.url, headers=dict(self._client.provider.headers) or None
+        )
         await self._pace.ready()
         try:
             async with asyncio.timeout(max(0.1, limit)):

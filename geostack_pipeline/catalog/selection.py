@@ -54,8 +54,12 @@ _FORBIDDEN_NODES = {
     "WINDOW": "a window function",
     "STAR": "a star",
 }
-_CLOCK = re.compile(r"(current_(date|time|timestamp|localtime|localtimestamp)|local(time|timestamp))$", re.IGNORECASE)
-_UNSTEADY = re.compile(r"current_\w+|getvariable|now|today|random|local(time|timestamp)|get_current_\w+", re.IGNORECASE)
+_CLOCK = re.compile(
+    r"(current_(date|time|timestamp|localtime|localtimestamp)|local(time|timestamp))$", re.IGNORECASE
+)
+_UNSTEADY = re.compile(
+    r"current_\w+|getvariable|now|today|random|local(time|timestamp)|get_current_\w+", re.IGNORECASE
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,7 +93,10 @@ def select(
     """
     if not 0.0 <= min_coverage <= 1.0:
         raise SelectionError(
-            "not a share of an area", subject="setting min_coverage", found=str(min_coverage), action="set 0 to 1"
+            "not a share of an area",
+            subject="setting min_coverage",
+            found=str(min_coverage),
+            action="set 0 to 1",
         )
     reasons: dict[int, tuple[str, str]] = {}
     passed = set(range(scenes.num_rows)) if where is None else _where(scenes, where)
@@ -147,6 +154,7 @@ def _where(scenes: pa.Table, where: str) -> set[int]:
         connection.register("scenes", table)
         connection.execute("SET lock_configuration = true")
         try:
+            # the expression is one that duckdb printed itself, on a connection that reaches nothing but this table
             kind = connection.execute(f"DESCRIBE SELECT ({expression}) AS keep FROM scenes").fetchall()[0][1]
             if kind != "BOOLEAN":
                 raise _bad_where(where, f"an expression of type {kind}, not true or false", columns)
@@ -160,7 +168,9 @@ def _expression(connection: duckdb.DuckDBPyConnection, where: str) -> str:
     """Return an expression as DuckDB prints it: one expression, without comments, with balanced brackets."""
     try:
         text = str(duckdb.SQLExpression(where))
-        (tree,) = connection.execute("SELECT json_serialize_sql(?)", [f"SELECT 1 WHERE ({text})"]).fetchall()[0]
+        (tree,) = connection.execute("SELECT json_serialize_sql(?)", [f"SELECT 1 WHERE ({text})"]).fetchall()[
+            0
+        ]
     except duckdb.Error as error:
         raise _bad_where(where, _first_line(error)) from None
     parsed = json.loads(tree)
@@ -213,7 +223,8 @@ def _bad_where(where: str, found: str, columns: Sequence[str] = ()) -> Selection
         "the expression does not select scenes",
         subject=f"setting where ({where[:200]})",
         found=found,
-        action="correct it" + (f"; the columns are {', '.join(columns)}" if columns else ""),
+        action="correct it (names with a colon stand in double quotes)"
+        + (f"; the columns are {', '.join(sorted(columns))}" if columns else ""),
     )
 
 
@@ -280,7 +291,7 @@ def _drop_duplicates(
 def _shows(kept: shapely.Geometry, other: shapely.Geometry) -> bool:
     if other.area == 0.0:
         return True
-    return float(shapely.intersection(kept, other).area) >= SAME_GROUND * other.area
+    return bool(shapely.intersection(kept, other).area >= SAME_GROUND * other.area)
 
 
 def _strings(scenes: pa.Table, column: str) -> list[str | None]:

@@ -62,9 +62,7 @@ def coerce(value: Any, shape: Shape, pointer: str, leftovers: dict[str, Any]) ->
             return MISSING
         return _list(value, shape[0], pointer, leftovers)
     result = _scalar(value, shape)
-    if result is MISSING:
-        leftovers[pointer] = value
-    elif shape == "time" and isinstance(value, str) and _finer_than_microseconds(value):
+    if result is MISSING or (shape == "time" and isinstance(value, str) and _finer_than_microseconds(value)):
         leftovers[pointer] = value
     return result
 
@@ -101,7 +99,9 @@ def format_time(moment: datetime) -> str:
 
 def json_text(value: Any) -> str:
     """Return any JSON value as compact text with sorted keys; NaN and infinities become strings."""
-    return json.dumps(_finite(value), sort_keys=True, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    return json.dumps(
+        _finite(value), sort_keys=True, ensure_ascii=False, separators=(",", ":"), allow_nan=False
+    )
 
 
 def _object(
@@ -159,7 +159,11 @@ def _scalar(value: Any, kind: Kind) -> Any:
     if kind == "bool":
         if isinstance(value, bool):
             return value
-        return {"true": True, "false": False}.get(value.strip().lower(), MISSING) if isinstance(value, str) else MISSING
+        return (
+            {"true": True, "false": False}.get(value.strip().lower(), MISSING)
+            if isinstance(value, str)
+            else MISSING
+        )
     if isinstance(value, bool):
         return MISSING
     return _float(value) if kind == "float" else _int(value)

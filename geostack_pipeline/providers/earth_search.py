@@ -21,7 +21,15 @@ from typing import TYPE_CHECKING, Any
 
 from geostack_pipeline.errors import HrefRefusedError, SettingsError
 from geostack_pipeline.providers import sentinel2
-from geostack_pipeline.providers.coerce import MISSING, Shape, coerce, escape, format_time, json_text, parse_time
+from geostack_pipeline.providers.coerce import (
+    MISSING,
+    Shape,
+    coerce,
+    escape,
+    format_time,
+    json_text,
+    parse_time,
+)
 from geostack_pipeline.providers.contract import (
     CANONICAL_PROPERTIES,
     Dialect,
@@ -186,7 +194,18 @@ _PROPERTY_SHAPE: dict[str, Shape] = {
 }
 _LINK_SHAPE: dict[str, Shape] = {"rel": "str", "href": "str", "type": "str", "title": "str"}
 _TOP = frozenset(
-    {"type", "stac_version", "stac_extensions", "id", "geometry", "bbox", "properties", "links", "assets", "collection"}
+    {
+        "type",
+        "stac_version",
+        "stac_extensions",
+        "id",
+        "geometry",
+        "bbox",
+        "properties",
+        "links",
+        "assets",
+        "collection",
+    }
 )
 _NAVIGATION = frozenset({"self", "root", "parent", "collection", "items", "next", "prev", "thumbnail"})
 
@@ -343,7 +362,9 @@ class EarthSearch:
         if not isinstance(identifier, str) or not 0 < len(identifier) <= 256:
             raise RejectedItemError("id", f"an id that is {str(identifier)[:60]!r}")
         if not isinstance(collection, str) or collection not in BUCKETS:
-            raise RejectedItemError("collection", f"{str(collection)[:60]!r} is not among {', '.join(BUCKETS)}")
+            raise RejectedItemError(
+                "collection", f"{str(collection)[:60]!r} is not among {', '.join(BUCKETS)}"
+            )
         raw = item.get("properties")
         if not isinstance(raw, dict):
             raise RejectedItemError("properties", "no properties object")
@@ -383,8 +404,8 @@ class EarthSearch:
             if not isinstance(link, dict) or not isinstance(link.get("href"), str):
                 leftovers[f"/links/{index}"] = link
                 continue
-            own = link["href"].startswith((self.url, URL))
-            if link.get("rel") in _NAVIGATION and (own or link.get("rel") != "self"):
+            rel, own = str(link.get("rel")), link["href"].startswith((self.url, URL))
+            if rel in _NAVIGATION and (own or rel != "self"):
                 continue
             coerced = coerce(link, _LINK_SHAPE, f"/links/{index}", leftovers)
             if coerced is not MISSING and "href" in coerced:
@@ -402,7 +423,10 @@ class EarthSearch:
             "stac_extensions": ["https://example.com/schema.json"],
             "id": "template",
             "collection": self.collections[0],
-            "geometry": {"type": "Polygon", "coordinates": [[[0.0, 0.0], [1.0, 0.0], [1.0, 1.0], [0.0, 0.0]]]},
+            "geometry": {
+                "type": "Polygon",
+                "coordinates": [[[0.0, 0.0], [1.0, 0.0], [1.0, 1.0], [0.0, 0.0]]],
+            },
             "bbox": [0.0, 0.0, 1.0, 1.0],
             "properties": dict(sorted(properties.items())),
             "links": [_sample(_LINK_SHAPE)],
@@ -426,7 +450,9 @@ class EarthSearch:
         bucket = store_id.removeprefix("s3://")
         if bucket not in BUCKETS.values():
             raise HrefRefusedError(
-                "not a store of this provider", subject=f"earth_search {store_id[:80]!r}", action="use the id from locate()"
+                "not a store of this provider",
+                subject=f"earth_search {store_id[:80]!r}",
+                action="use the id from locate()",
             )
         endpoint = self._endpoints.get(bucket, Endpoint())
         region = endpoint.region or REGION
@@ -454,7 +480,9 @@ def _check_json(item: Item) -> None:
     except RecursionError:
         raise RejectedItemError("too_deep", "nested deeper than can be read") from None
     except UnicodeEncodeError:
-        raise RejectedItemError("not_json", "a string with a lone surrogate, which is no Unicode text") from None
+        raise RejectedItemError(
+            "not_json", "a string with a lone surrogate, which is no Unicode text"
+        ) from None
     except (TypeError, ValueError) as error:
         raise RejectedItemError("not_json", str(error)[:100]) from None
     if size > MAX_ITEM_BYTES:
@@ -494,14 +522,18 @@ def _describe(properties: dict[str, Any], raw: Mapping[str, Any], identifier: st
         raise RejectedItemError("platform", f"{str(raw.get('platform'))[:60]!r} is no Sentinel-2")
     tile = _tile(properties) or (product.tile if product else None)
     if tile is None:
-        raise RejectedItemError("tile", f"no MGRS tile in grid:code {str(raw.get('grid:code'))[:40]!r} or mgrs:*")
+        raise RejectedItemError(
+            "tile", f"no MGRS tile in grid:code {str(raw.get('grid:code'))[:40]!r} or mgrs:*"
+        )
     properties["platform"] = platform
     properties["grid:code"] = f"MGRS-{tile}"
     properties["proj:code"] = _crs(properties, tile)
     baseline = _baseline(properties)
     if baseline is not None:
         properties["processing:baseline"] = baseline
-    made = properties.get("s2:generation_time") or (sentinel2.parse_compact_time(product.made) if product else None)
+    made = properties.get("s2:generation_time") or (
+        sentinel2.parse_compact_time(product.made) if product else None
+    )
     if made is not None:
         properties["processing:datetime"] = made
     if product is not None:
@@ -555,7 +587,11 @@ def _footprint(item: Item, leftovers: dict[str, Any]) -> tuple[dict[str, Any], l
 def _decided(raw: Mapping[str, Any]) -> str | None:
     """Return the radiometry code of an item that is canonical already, whose offsets are decisions, not claims."""
     code = raw.get("geostack:radiometry")
-    if isinstance(code, str) and isinstance(raw.get("geostack:scene"), str) and set(code.split("+")) <= _REASONS.keys():
+    if (
+        isinstance(code, str)
+        and isinstance(raw.get("geostack:scene"), str)
+        and set(code.split("+")) <= _REASONS.keys()
+    ):
         return code
     return None
 
@@ -582,7 +618,9 @@ def _assets(
                 reasons.add(reason)
         elif key in _CLASSES:
             band = _first_band(asset)
-            asset["raster:bands"] = [{**band, "scale": 1.0, "offset": 0.0, "nodata": band.get("nodata", sentinel2.NODATA)}]
+            asset["raster:bands"] = [
+                {**band, "scale": 1.0, "offset": 0.0, "nodata": band.get("nodata", sentinel2.NODATA)}
+            ]
         assets[key] = dict(sorted(asset.items()))
     if not assets:
         raise RejectedItemError("assets", "no asset of a Sentinel-2 L2A product")
@@ -612,7 +650,9 @@ def _settle_band(
         leftovers[f"{pointer}/raster:bands"] = bands
     elif "offset" in band and band["offset"] != chosen.offset:
         leftovers[f"{pointer}/raster:bands/0/offset"] = band["offset"]
-    asset["raster:bands"] = [{**band, "scale": chosen.scale, "offset": chosen.offset, "nodata": chosen.nodata}]
+    asset["raster:bands"] = [
+        {**band, "scale": chosen.scale, "offset": chosen.offset, "nodata": chosen.nodata}
+    ]
     if len(asset.get("eo:bands", ())) == 1:
         asset["eo:bands"] = [{**asset["eo:bands"][0], "name": key.removesuffix("_jp2")}]
     return chosen.reason

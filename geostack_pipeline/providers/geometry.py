@@ -5,6 +5,7 @@ Longitudes and latitudes are degrees, WGS 84.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -95,7 +96,7 @@ def unroll(ring: Sequence[Sequence[float]]) -> list[tuple[float, float]]:
     """
     jumps = any(
         abs(b[0] - a[0]) > 180.0 and not (abs(a[0]) == 180.0 and abs(b[0]) == 180.0)
-        for a, b in zip(ring, ring[1:], strict=False)
+        for a, b in itertools.pairwise(ring)
     )
     if not jumps:
         return [(point[0], point[1]) for point in ring]

@@ -35,7 +35,9 @@ _PRODUCT = re.compile(
     r"_T(?P<tile>\d{2}[C-HJ-NP-X][A-HJ-NP-Z][A-HJ-NP-V])_(?P<made>\d{8}T\d{6})(?:\.SAFE)?",
     re.ASCII,
 )
-_DATATAKE = re.compile(r"G(?P<mission>S2[A-D])_(?P<start>\d{8}T\d{6})_(?P<orbit>\d{6})_N(?P<baseline>\d\d\.\d\d)", re.ASCII)
+_DATATAKE = re.compile(
+    r"G(?P<mission>S2[A-D])_(?P<start>\d{8}T\d{6})_(?P<orbit>\d{6})_N(?P<baseline>\d\d\.\d\d)", re.ASCII
+)
 _TILE = re.compile(r"(?:MGRS-|T)?(\d{1,2})([C-HJ-NP-X][A-HJ-NP-Z][A-HJ-NP-V])", re.ASCII)
 _BASELINE = re.compile(r"N?(\d{1,2})\.?(\d{2})", re.ASCII)
 _PLATFORM = re.compile(r"(?:sentinel-?2|S2)([a-d])", re.IGNORECASE | re.ASCII)

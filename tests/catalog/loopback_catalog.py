@@ -48,7 +48,9 @@ class LoopbackCatalog:
     def document(self, body: dict[str, Any]) -> dict[str, Any]:
         found = [item for item in self.items if matches(item, body)]
         limit = min(int(body.get("limit", 10)), self.largest)
-        start = int(body.get("next") or body.get("token") or body.get("startIndex") or body.get("cursor") or 0)
+        start = int(
+            body.get("next") or body.get("token") or body.get("startIndex") or body.get("cursor") or 0
+        )
         features = found[start : start + limit]
         result: dict[str, Any] = {"type": "FeatureCollection", "features": features, "links": []}
         if self.counts:
@@ -65,7 +67,13 @@ class LoopbackCatalog:
     def link(self, body: dict[str, Any], following: int, limit: int) -> dict[str, Any]:
         href = f"{self.url}/search"
         if self.paging == "post-false":  # Earth Search; its own next bodies drop the limit's default
-            return {"rel": "next", "method": "POST", "merge": False, "href": href, "body": {**body, "next": str(following)}}
+            return {
+                "rel": "next",
+                "method": "POST",
+                "merge": False,
+                "href": href,
+                "body": {**body, "next": str(following)},
+            }
         if self.paging == "post-plain":  # Planetary Computer
             return {"rel": "next", "method": "POST", "href": href, "body": {**body, "token": str(following)}}
         if self.paging == "post-true":  # DLR
@@ -95,10 +103,7 @@ def matches(item: dict[str, Any], body: dict[str, Any]) -> bool:
         first, last = (text.replace("+00:00", "Z") for text in body["datetime"].split("/"))
         if not _padded(first) <= _padded(item["properties"]["datetime"]) <= _padded(last):
             return False
-    for name, rule in body.get("query", {}).items():
-        if not item["properties"].get(name, 0) < rule["lt"]:
-            return False
-    return True
+    return all(item["properties"].get(name, 0) < rule["lt"] for name, rule in body.get("query", {}).items())
 
 
 def _padded(text: str) -> str:
@@ -162,11 +167,15 @@ class StubProvider:
 
     key = "stub"
 
-    def __init__(self, url: str, *, headers: dict[str, str] | None = None, filter_: Any = None, **dialect: Any) -> None:
+    def __init__(
+        self, url: str, *, headers: dict[str, str] | None = None, filter_: Any = None, **dialect: Any
+    ) -> None:
         self.url = url
         self.collections = ("things",)
         self.headers = headers or {}
-        self.dialect = Dialect(**{"page_size": 10, "walker": "pager", "count": "exact", "request_timeout_s": 5.0, **dialect})
+        self.dialect = Dialect(
+            **{"page_size": 10, "walker": "pager", "count": "exact", "request_timeout_s": 5.0, **dialect}
+        )
         self._filter = filter_
 
     def search_body(self, window: SearchWindow) -> dict[str, Any]:
