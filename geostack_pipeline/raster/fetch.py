@@ -7,23 +7,21 @@ with that ETag, so an object that changes between two reads is an error, never a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 from threading import Lock
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 import obstore
 from obstore.exceptions import BaseError, NotSupportedError
-from obstore.store import LocalStore
 
-from geostack_pipeline.errors import AuthError, GeostackError, RasterError, TransferError
-from geostack_pipeline.storage.failures import kind_of, plain_text
+from geostack_pipeline.errors import GeostackError, RasterError, TransferError
+from geostack_pipeline.storage.ranges import Meter, read_ranges
+from geostack_pipeline.storage.retry import Retry, is_temporary, transfer_error
 
 if TYPE_CHECKING:
-    from obstore import GetOptions
+    from obstore import ObjectMeta
     from obstore.store import ObjectStore
-
-_T = TypeVar("_T")
 
 HEAD_BYTES = 16_384
 """First range asked for: holds the whole header of a COG with a few thousand tiles."""
@@ -42,6 +40,7 @@ class SourceObject:
         store: Object store; nothing of its configuration is shown in errors.
         key: Key in the store.
         head_bytes: Size of the first range.
+        retry: Tries and waits of each request.
 
     Raises:
         TransferError: The object is missing, unreadable or does not honour ranges.
@@ -49,21 +48,26 @@ class SourceObject:
         RasterError: The object is empty, or a web page was served in its place.
     """
 
-    def __init__(self, store: ObjectStore, key: str, *, head_bytes: int = HEAD_BYTES) -> None:
+    def __init__(
+        self, store: ObjectStore, key: str, *, head_bytes: int = HEAD_BYTES, retry: Retry | None = None
+    ) -> None:
         self.store = store
         self.key = key
-        self.bytes_moved = 0
-        """Bytes received so far."""
-        self.requests = 0
-        """Requests made so far."""
+        self._meter = Meter()
+        self._retry = retry or Retry()
         self._lock = Lock()
         self._segments: list[tuple[int, bytes]] = []
         self.size, self.etag, self._modified = self._read_beginning(head_bytes)
 
     @property
-    def strong_etag(self) -> str | None:
-        """The ETag if it can guard ranges (RFC 9110 forbids weak ones in ``If-Match``)."""
-        return None if self.etag is None or self.etag.startswith("W/") else self.etag
+    def bytes_moved(self) -> int:
+        """Bytes received so far."""
+        return self._meter.bytes_moved
+
+    @property
+    def requests(self) -> int:
+        """Requests made so far."""
+        return self._meter.requests
 
     @property
     def head(self) -> bytes:
@@ -100,79 +104,106 @@ class SourceObject:
                 return data[start - offset : stop - offset]
         return None
 
-    def read_many(self, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
-        """Return the bytes of each [start, stop), one request each, in order."""
-        return [self._get(start, stop) for start, stop in ranges]
+    def read_many(self, ranges: Sequence[tuple[int, int]], *, threads: int = 1) -> list[bytes]:
+        """Return the bytes of each [start, stop), in order, one request each unless they touch.
+
+        Raises:
+            TransferError: The bytes could not be moved, or the source changed.
+            AuthError: The store refuses.
+        """
+        return read_ranges(
+            self.store,
+            self.key,
+            ranges,
+            if_match=self.etag,
+            max_gap=0,
+            threads=threads,
+            meter=self._meter,
+            retry=self._retry,
+        )
 
     def confirm_unchanged(self) -> None:
         """Check once more that the object is the one that was opened, where no ETag guarded the ranges.
 
-        Costs one request of one byte without a strong ETag, nothing with one.
+        Costs one request of one byte without a strong ETag, nothing with one (RFC 9110 forbids weak
+        ones in ``If-Match``).
         """
-        if self.strong_etag is not None:
+        if self.etag is not None and not self.etag.startswith("W/"):
             return
-        result = self._call(lambda: obstore.get(self.store, self.key, options={"range": (0, 1)}))
-        self._count(len(bytes(result.bytes())))
-        meta = result.meta
+        data, meta = self._get(1)
         if (meta["size"], meta["e_tag"], meta["last_modified"]) != (self.size, self.etag, self._modified):
-            raise self._changed(f"size {meta['size']} instead of {self.size}, or another modification time")
+            raise TransferError(
+                "the source changed while it was read",
+                subject=self.key,
+                found=f"{meta['size']} bytes instead of {self.size}, or another modification time",
+                action="read the object's header again and start over",
+            )
+        if data != self.head[:1]:
+            raise TransferError(
+                "the source changed while it was read",
+                subject=self.key,
+                found="another first byte",
+                action="read the object's header again and start over",
+            )
 
     def _read_beginning(self, head_bytes: int) -> tuple[int, str | None, datetime]:
-        try:
-            result = obstore.get(self.store, self.key, options={"range": (0, head_bytes)})
-            data = bytes(result.bytes())
-        except NotSupportedError:
-            raise self._without_ranges() from None
-        except (BaseError, OSError) as error:
-            if _is_unsatisfiable(error):
-                raise RasterError(
-                    "The object is empty",
-                    subject=self.key,
-                    found="0 bytes",
-                    action="look at the source; an upload may still be running",
-                ) from None
-            raise self._translated(error) from None
-        self._count(len(data))
-        meta = result.meta
-        if len(data) < min(head_bytes, meta["size"]):
-            raise self._short(0, min(head_bytes, meta["size"]), len(data))
+        data, meta = self._get(head_bytes)
         self._segments.append((0, data))
         return meta["size"], meta["e_tag"], meta["last_modified"]
 
-    def _get(self, start: int, stop: int) -> bytes:
-        options: GetOptions = {"range": (start, stop)}
-        if self.strong_etag is not None:
-            options["if_match"] = self.strong_etag
-        result = self._call(lambda: obstore.get(self.store, self.key, options=options))
-        data = self._call(lambda: bytes(result.bytes()))
-        self._count(len(data))
-        if result.meta["size"] != self.size:
-            raise self._changed(f"{result.meta['size']} bytes instead of {self.size}")
-        if len(data) != stop - start:
-            raise self._short(start, stop, len(data))
-        return data
+    def _get(self, size: int) -> tuple[bytes, ObjectMeta]:
+        """Return the first bytes and what the answer says about the object; retries what may pass."""
+        failures = 0
+        while True:
+            self._meter.add(requests=1)
+            try:
+                answer = obstore.get(self.store, self.key, options={"range": (0, size)})
+                data = bytes(answer.bytes())
+            except NotSupportedError:
+                raise self._without_ranges() from None
+            except (BaseError, OSError) as error:
+                if _is_unsatisfiable(error):
+                    raise self._empty() from None
+                failures += 1
+                if not is_temporary(error) or failures >= self._retry.attempts:
+                    raise transfer_error(error, self.key, tries=failures) from error
+                self._retry.pause(failures)
+                continue
+            self._meter.add(bytes_moved=len(data))
+            if answer.meta["size"] == 0:
+                raise self._empty()
+            if len(data) == min(size, answer.meta["size"]):
+                return data, answer.meta
+            failures += 1
+            if failures >= self._retry.attempts:
+                raise TransferError(
+                    "the server sent another number of bytes than asked for",
+                    subject=self.key,
+                    found=f"{len(data)} of {min(size, answer.meta['size'])} bytes",
+                    action="try again",
+                    retryable=True,
+                )
+            self._retry.pause(failures)
 
-    def _count(self, moved: int) -> None:
-        with self._lock:
-            self.requests += 1
-            self.bytes_moved += moved
-
-    def _call(self, what: Callable[[], _T]) -> _T:
-        try:
-            return what()
-        except (BaseError, OSError) as error:
-            raise self._translated(error) from None
+    def _empty(self) -> RasterError:
+        return RasterError(
+            "The object is empty",
+            subject=self.key,
+            found="0 bytes",
+            action="look at the source; an upload may still be running",
+        )
 
     def _without_ranges(self) -> GeostackError:
         """Tell a login page from a file server that cannot serve ranges."""
         start = b""
         try:
+            self._meter.add(requests=1)
             for chunk in obstore.get(self.store, self.key).stream(min_chunk_size=64):
                 start = bytes(chunk)[:256]
-                self._count(len(chunk))
+                self._meter.add(bytes_moved=len(chunk))
                 break
         except (BaseError, OSError) as error:
-            return self._translated(error)
+            return transfer_error(error, self.key)
         if looks_like_text(start):
             return not_a_raster(self.key, start)
         return TransferError(
@@ -180,50 +211,6 @@ class SourceObject:
             subject=self.key,
             found="the whole object in answer to a range",
             action="fetch the whole object instead of a crop",
-        )
-
-    def _translated(self, error: Exception) -> GeostackError:
-        kind = kind_of(error)
-        if kind == "changed":
-            return self._changed("another ETag than at the first read")
-        if kind == "missing":
-            return TransferError(
-                "The object does not exist",
-                subject=self.key,
-                found="not found",
-                action="search the catalog again; the item may have been replaced",
-            )
-        if kind in {"denied", "login"}:
-            return AuthError(
-                "The store refuses to read the object",
-                subject=self.key,
-                found=type(error).__name__,
-                action="check the provider's credentials and their rights",
-            )
-        return TransferError(
-            "The bytes could not be read",
-            subject=self.key,
-            found=plain_text(error),
-            action="try again; if it stays so, look at the state of the source",
-            retryable=True,
-        )
-
-    def _changed(self, found: str) -> TransferError:
-        return TransferError(
-            "The source changed while it was read",
-            subject=self.key,
-            found=found,
-            action="start again: the parts read so far belong to another version",
-            retryable=True,
-        )
-
-    def _short(self, start: int, stop: int, got: int) -> TransferError:
-        return TransferError(
-            "The server sent fewer bytes than asked for",
-            subject=self.key,
-            found=f"{got} bytes for the range {start}-{stop}",
-            action="try again",
-            retryable=True,
         )
 
 
@@ -281,11 +268,6 @@ def merged(
             yield start, stop
             start, stop = next_start, next_stop
     yield start, stop
-
-
-def is_local(store: ObjectStore) -> bool:
-    """Return whether a store is a folder of this machine."""
-    return isinstance(store, LocalStore)
 
 
 def _is_unsatisfiable(error: Exception) -> bool:
