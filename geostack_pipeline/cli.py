@@ -36,13 +36,14 @@ def demo(
     folder: Annotated[Path, typer.Option(help="Where the demo keeps its world and its store.")] = Path(
         ".geostack/demo"
     ),
-    seed: Annotated[int, typer.Option(help="Seed of the synthetic world.")] = 7,
+    seed: Annotated[int | None, typer.Option(help="Seed of the synthetic world.")] = None,
+    small: Annotated[bool, typer.Option(help="The small world: tiny scenes, rendered in seconds.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Run the whole pipeline on a synthetic world and score it against the planted plumes."""
     from geostack_pipeline.commands.demo import demo_command
 
-    _end(lambda: demo_command(folder, seed=seed, as_json=as_json))
+    _end(lambda: demo_command(folder, seed=seed, small=small, as_json=as_json))
 
 
 @app.command()
@@ -51,7 +52,7 @@ def ui(
         ".geostack/demo"
     ),
     port: Annotated[int, typer.Option(help="Port of the Dagster UI on 127.0.0.1.")] = 3000,
-    seed: Annotated[int, typer.Option(help="Seed of the synthetic world.")] = 7,
+    seed: Annotated[int | None, typer.Option(help="Seed of the synthetic world.")] = None,
 ) -> None:
     """Start the sandbox and the Dagster UI on it; Ctrl-C ends both."""
     from geostack_pipeline.commands.ui import ui_command
@@ -62,13 +63,20 @@ def ui(
 @app.command()
 def sandbox(
     folder: Annotated[Path, typer.Option(help="Where the synthetic world is kept.")] = Path(".geostack/demo"),
-    seed: Annotated[int, typer.Option(help="Seed of the synthetic world.")] = 7,
-    fault: Annotated[list[str] | None, typer.Option(help="Fault to inject; can be given again.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of the synthetic world.")] = None,
+    port: Annotated[
+        int, typer.Option(help="Port of the catalogs on 127.0.0.1, the next two are taken too; 0: free ones.")
+    ] = 0,
+    small: Annotated[bool, typer.Option(help="The small world: tiny scenes, rendered in seconds.")] = False,
+    fault: Annotated[
+        list[str] | None,
+        typer.Option(help="Fault to inject, e.g. '429@earth_search?count=2'; can be given again."),
+    ] = None,
 ) -> None:
     """Serve the synthetic catalogs and buckets on loopback until Ctrl-C."""
     from geostack_pipeline.commands.sandbox import sandbox_command
 
-    _end(lambda: sandbox_command(folder, seed=seed, faults=tuple(fault or ())))
+    _end(lambda: sandbox_command(folder, seed=seed, port=port, small=small, faults=tuple(fault or ())))
 
 
 @app.command()

@@ -30,19 +30,19 @@ class Score:
     false_candidates: int
 
 
-def demo_command(folder: Path, *, seed: int, as_json: bool) -> Exit:
+def demo_command(folder: Path, *, seed: int | None, small: bool, as_json: bool) -> Exit:
     """Start the world, run every provider over its dates, print what came of it."""
     started = time.monotonic()
     if not as_json:
         errors.print(
             "starting the sandbox: a catalog, a bucket and synthetic scenes on loopback …", style="dim"
         )
-    with running_sandbox(folder, seed=seed) as (sandbox, file), settings_in_force(file):
+    with running_sandbox(folder, seed=seed, small=small) as (sandbox, file), settings_in_force(file):
         ready = time.monotonic()
-        first, last = str(sandbox.first_date), str(sandbox.last_date)
+        first, last = sandbox.days
         report, ws = run_range("earth_search", first, last, settings_file=file, quiet=as_json)
         rows = summary_rows(ws, report.provider, report.days)
-        score = score_plumes(ws, report.provider, report.days, sandbox.truth()["plumes"])
+        score = score_plumes(ws, report.provider, report.days, sandbox.truth())
         seconds = time.monotonic() - ready
     if as_json:
         print_json(
@@ -71,30 +71,30 @@ def score_plumes(
     """Compare the stored plume candidates with the planted plumes, date by date."""
     found: set[str] = set()
     false = 0
-    wanted = [plume for plume in planted if plume["date"] in days]
+    wanted = [plume for plume in planted if plume["time"][:10] in days]
     for day in days:
         snapshot = ws.artifacts.current(asset_name(provider, "methane"), day)
         if snapshot is None or not snapshot.nodes:
             continue
         table_: pl.DataFrame = snapshot.open("plumes")
-        truth = [plume for plume in wanted if plume["date"] == day]
+        truth = [plume for plume in wanted if plume["time"][:10] == day]
         for row in table_.iter_rows(named=True):
             outline = shapely.from_wkb(row["geometry"])
             hits = [
-                plume["id"] for plume in truth if plume["area"] == row["area"] and _matches(outline, plume)
+                plume["name"] for plume in truth if plume["area"] == row["area"] and _matches(outline, plume)
             ]
             found.update(hits)
             false += not hits
     missed = tuple(
         f"{plume['area']} {plume['date']} {plume['rate_kg_h'] / 1000:.1f} t/h"
         for plume in wanted
-        if plume["id"] not in found
+        if plume["name"] not in found
     )
     return Score(planted=len(wanted), found=len(found), missed=missed, false_candidates=false)
 
 
 def _matches(outline: shapely.Geometry, plume: dict[str, Any]) -> bool:
-    source = shapely.Point(plume["lon"], plume["lat"])
+    source = shapely.Point(plume["longitude"], plume["latitude"])
     degrees = MATCH_METRES / 111_320.0
     if outline.distance(source) <= degrees:
         return True

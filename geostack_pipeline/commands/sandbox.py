@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-from geostack_pipeline.commands.console import Exit, console
+from geostack_pipeline.commands.console import Exit, console, errors
 from geostack_pipeline.errors import SettingsError
 from geostack_pipeline.settings import SETTINGS_VARIABLE
 
@@ -22,21 +23,57 @@ SETTINGS_NAME = "geostack.yaml"
 
 @contextmanager
 def running_sandbox(
-    folder: Path, *, seed: int, faults: tuple[str, ...] = ()
+    folder: Path, *, seed: int | None, small: bool = False, faults: tuple[str, ...] = ()
 ) -> Iterator[tuple[Sandbox, Path]]:
     """Start the sandbox and write the settings that lead to it; yield both."""
+    serve = _serve_module()
+    folder = folder.resolve()
+    folder.mkdir(parents=True, exist_ok=True)
+    chosen = {} if seed is None else {"seed": seed}
+    with (
+        _rendering() as progress,
+        serve.Sandbox.start(
+            folder / "world", small=small, faults=faults, progress=progress, **chosen
+        ) as sandbox,
+    ):
+        yield sandbox, write_settings(folder, sandbox.settings())
+
+
+def _serve_module() -> Any:
     try:
-        from geostack_pipeline.sandbox.serve import Sandbox  # noqa: PLC0415 - an extra
+        from geostack_pipeline.sandbox import serve  # noqa: PLC0415 - an extra
     except ImportError as error:
         raise SettingsError(
             f"the sandbox needs the package {error.name}",
             subject="geostack sandbox",
             action="install it with: pip install 'geostack_pipeline[sandbox]'",
         ) from error
-    folder = folder.resolve()
-    folder.mkdir(parents=True, exist_ok=True)
-    with Sandbox.start(folder / "world", seed=seed, faults=faults) as sandbox:
-        yield sandbox, write_settings(folder, sandbox.settings())
+    return serve
+
+
+@contextmanager
+def _rendering() -> Iterator[Callable[[int, int], None]]:
+    """Show how far the scenes are rendered, on the first start only."""
+    bar = Progress(
+        TextColumn("rendering scenes"),
+        BarColumn(bar_width=28),
+        MofNCompleteColumn(),
+        console=errors,
+        transient=True,
+    )
+    task = bar.add_task("", total=None, visible=errors.is_terminal)
+
+    def progress(done: int, total: int) -> None:
+        if done < total and not bar.live.is_started:
+            bar.start()
+        bar.update(task, completed=done, total=total)
+        if done >= total:
+            bar.stop()
+
+    try:
+        yield progress
+    finally:
+        bar.stop()
 
 
 def write_settings(folder: Path, settings: dict[str, Any]) -> Path:
@@ -65,18 +102,37 @@ def settings_in_force(file: Path) -> Iterator[None]:
             os.environ[SETTINGS_VARIABLE] = before
 
 
-def sandbox_command(folder: Path, *, seed: int, faults: tuple[str, ...]) -> Exit:
+def sandbox_command(
+    folder: Path, *, seed: int | None, port: int, small: bool, faults: tuple[str, ...]
+) -> Exit:
     """Serve until Ctrl-C."""
-    with running_sandbox(folder, seed=seed, faults=faults) as (sandbox, file):
-        for name, address in sorted(sandbox.endpoints.items()):
-            console.print(f"{name:<14} {address}", markup=False)
-        console.print(f"settings       {file}", markup=False)
-        console.print("run against it:", style="dim")
+    serve = _serve_module()
+    folder = folder.resolve()
+    folder.mkdir(parents=True, exist_ok=True)
+    chosen = {} if seed is None else {"seed": seed}
+
+    def ready(about: dict[str, Any]) -> None:
+        file = write_settings(folder, about["settings"])
+        for name, address in sorted(about["endpoints"].items()):
+            console.print(f"{name:<20} {address}", markup=False)
+        console.print(f"{'settings':<20} {file}", markup=False)
+        first, last = about["days"]
+        console.print("run against it, in another terminal:", style="dim")
         console.print(
-            f"  geostack run --settings {file} --provider earth_search --from {sandbox.first_date} --to {sandbox.last_date}",
+            f"  geostack run --settings {file} --provider earth_search --from {first} --to {last}",
             markup=False,
             soft_wrap=True,
         )
         console.print("Ctrl-C ends it.", style="dim")
-        sandbox.wait()
+
+    with _rendering() as progress:
+        serve.serve_forever(
+            folder / "world",
+            small=small,
+            port=port,
+            faults=faults,
+            on_ready=ready,
+            on_progress=progress,
+            **chosen,
+        )
     return Exit.OK

@@ -13,7 +13,7 @@ from geostack_pipeline.errors import SettingsError
 from geostack_pipeline.settings import SETTINGS_VARIABLE
 
 
-def ui_command(folder: Path, *, port: int, seed: int) -> Exit:
+def ui_command(folder: Path, *, port: int, seed: int | None) -> Exit:
     """Serve until Ctrl-C."""
     if not Path("workspace.yaml").is_file():
         raise SettingsError(
