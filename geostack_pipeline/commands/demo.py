@@ -81,16 +81,23 @@ def score_plumes(
         for row in table_.iter_rows(named=True):
             outline = shapely.from_wkb(row["geometry"])
             hits = [
-                plume["name"] for plume in truth if plume["area"] == row["area"] and _matches(outline, plume)
+                _identity(plume)
+                for plume in truth
+                if plume["area"] == row["area"] and _matches(outline, plume)
             ]
             found.update(hits)
             false += not hits
     missed = tuple(
         f"{plume['area']} {plume['date']} {plume['rate_kg_h'] / 1000:.1f} t/h"
         for plume in wanted
-        if plume["name"] not in found
+        if _identity(plume) not in found
     )
     return Score(planted=len(wanted), found=len(found), missed=missed, false_candidates=false)
+
+
+def _identity(plume: dict[str, Any]) -> str:
+    # One source may plume at several overpasses.
+    return f"{plume['name']} {plume['time']}"
 
 
 def _matches(outline: shapely.Geometry, plume: dict[str, Any]) -> bool:
