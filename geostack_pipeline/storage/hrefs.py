@@ -279,8 +279,9 @@ def _is_loopback(host: str) -> bool:
 
 def _refused(href: str, found: str) -> HrefRefusedError:
     """Return the refusal of an href, showing it without user info, query, fragment or unprintable characters."""
-    shown = re.split(r"[?#]", href[:MAX_HREF], maxsplit=1)[0]
-    shown = re.sub(r"(?<=//).*@", "…@", shown)
+    # The encoded forms too: a query that was encoded once too often still holds its signature.
+    shown = re.split(r"[?#]|%3F|%23", href[:MAX_HREF], maxsplit=1, flags=re.IGNORECASE)[0]
+    shown = re.sub(r"(?<=//).*(@|%40)", "…@", shown)
     shown = "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in shown)
     return HrefRefusedError(
         "the href is refused",

@@ -33,7 +33,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Downloaded", "Meter", "Retry", "download", "read_ranges"]
 
-_CHUNK = 1 << 20
+_CHUNK = 1 << 17
+"""Least bytes per write.  What a broken stream had gathered short of this is lost, so a flaky line needs it small."""
 _PROGRESS = 1 << 20
 """So many new bytes count as progress, after which the tries are counted anew."""
 _NOT_SATISFIABLE = 416

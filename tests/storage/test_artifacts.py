@@ -374,7 +374,7 @@ def test_an_opened_tree_cannot_be_written(store: ArtifactStore, monkeypatch: pyt
         xr, "open_datatree", lambda where, **kwargs: (stores.append(where), real(where, **kwargs))[1]
     )
     snapshot.open()
-    with pytest.raises(ValueError, match="read.only"):
+    with pytest.raises(ValueError, match=r"read.only"):
         tree().to_zarr(stores[0], mode="w", zarr_format=3)
     assert snapshot.verify() == []
 
@@ -487,7 +487,8 @@ def test_a_damaged_document_is_an_error_that_names_it(store: ArtifactStore, name
     write(store)
     store.root.put(f"artifacts/earth_search/scenes/{DAY}/{name}", text)
     with pytest.raises(
-        StorageError, match=rf"earth_search/scenes {DAY}.*{name.rsplit('/', maxsplit=1)[-1]} cannot be read.*Next: "
+        StorageError,
+        match=rf"earth_search/scenes {DAY}.*{name.rsplit('/', maxsplit=1)[-1]} cannot be read.*Next: ",
     ):
         store.current("earth_search/scenes", DAY)
 
