@@ -3,7 +3,8 @@
 1. The map is smoothed with a Gaussian (masked pixels have no weight), its local median taken away and divided by its
    local scatter: ``z``.  The scatter is that of the smoothed map, so neighbours that vary together count.
 2. Connected pixels with ``z >= grow_z`` (eight neighbours) are kept when one of them reaches ``seed_z``.
-3. A candidate must cover `min_area_m2` and must not be a line (roads, canals, edges).
+3. A candidate must cover `min_area_m2`, must not be a line (roads, canals, edges), nor one bright pixel (a flare, a
+   defect) that the smoothing has spread.
 4. Methane leaves B11 almost alone; another surface does not.  Pixels whose B11 stands out comparably to their signal
    cannot join a candidate, and a candidate whose B11 as a whole stands out from the ring round it is a surface.
 5. Negative control: the same steps on ``-z`` find only noise, surface, and plumes in the reference.  A candidate
@@ -35,8 +36,10 @@ class DetectionSettings:
 
     smoothing_m: float = 40.0
     """Standard deviation of the Gaussian."""
-    seed_z: float = 4.5
-    """A candidate needs one pixel with at least this z where the signal is multi-pass."""
+    seed_z: float = 5.2
+    """A candidate needs one pixel with at least this z where the signal is multi-pass.  Pure noise under the default
+    smoothing passes it about once in 18 scenes of 20 km x 20 km (excursions of a Gaussian field: pixels / (2 s^2)
+    z exp(-z^2 / 2) / (2 pi)^1.5, s the smoothing in pixels)."""
     seed_z_single: float = 7.0
     """The same for single-pass signals, which carry the contrasts of the surface."""
     grow_z: float = 2.5
@@ -115,15 +118,20 @@ def find_candidates(
     if not valid.any():
         return Detection(candidates=[], labels=labels, background=enhancement.copy(), rejected={})
     block = max(16, round(settings.block_m / size / 16) * 16)
-    smooth, solid = _smooth(enhancement, valid, settings.smoothing_m / size)
+    sigma_px = settings.smoothing_m / size
+    smooth, solid = _smooth(enhancement, valid, sigma_px)
     median, sigma = _local(smooth, solid, block)
-    z = np.where(solid, (smooth - median) / np.maximum(sigma, _SIGMA_FLOOR_PPM_M), 0.0).astype(np.float32)
+    sigma = np.maximum(sigma, _SIGMA_FLOOR_PPM_M) * _edge_noise(valid, sigma_px)
+    z = np.where(solid, (smooth - median) / sigma, 0.0).astype(np.float32)
+    excess = np.where(valid, enhancement - median, 0.0)
 
     if signal is not None and b11_contrast is not None:
-        z[_is_surface(signal, b11_contrast, solid, settings.smoothing_m / size, block, settings)] = 0.0
+        z[_is_surface(signal, b11_contrast, solid, sigma_px, block, settings)] = 0.0
 
-    def problem(blob: _Blob, of: NDArray[np.int32]) -> str | None:
+    def problem(blob: _Blob, of: NDArray[np.int32], sign: float) -> str | None:
         reason = _shape_problem(blob, size, settings)
+        if reason is None and _is_speck(sign * excess[of == blob.label]):
+            reason = "a single bright pixel"
         if reason is None and signal is not None and b11_contrast is not None:
             reason = _surface_problem(of == blob.label, valid, signal, b11_contrast, settings)
         return reason
@@ -131,12 +139,12 @@ def find_candidates(
     raw, blobs = _blobs(z, smooth, seed_z, settings.grow_z)
     flipped, controls = _blobs(-z, -smooth, seed_z, settings.grow_z)
     # Controls pass the same tests: a surface that changed the other way says nothing about what is left.
-    strengths = [blob.significance for blob in controls if problem(blob, flipped) is None]
+    strengths = [blob.significance for blob in controls if problem(blob, flipped, -1.0) is None]
     rejected: Counter[str] = Counter()
     kept: list[tuple[_Blob, int]] = []
     for blob in blobs:
         stronger = sum(strength >= blob.significance for strength in strengths)
-        reason = problem(blob, raw)
+        reason = problem(blob, raw, 1.0)
         if reason is None and stronger > settings.max_controls:
             reason = "as strong as the negative control"
         if reason is None:
@@ -190,6 +198,26 @@ def _smooth(
     smooth = np.zeros(image.shape, dtype=np.float32)
     np.divide(total, weight, out=smooth, where=solid)
     return smooth, solid
+
+
+def _edge_noise(valid: NDArray[np.bool_], sigma_px: float) -> NDArray[np.float32]:
+    """Return how much noisier the masked Gaussian mean is near masked pixels and the rim than inside, at least 1.
+
+    A mean with weights g of independent pixels has the variance sum(g^2) / sum(g)^2, and g^2 of a Gaussian is a
+    Gaussian narrower by sqrt(2).
+    """
+    mask = valid.astype(np.float32)
+    weight = ndimage.gaussian_filter(mask, sigma_px, mode="constant")
+    square = ndimage.gaussian_filter(mask, sigma_px / np.sqrt(2.0), mode="constant")
+    ratio = np.ones(valid.shape, dtype=np.float32)
+    np.divide(np.sqrt(np.maximum(square, 0.0)), weight, out=ratio, where=weight > 0.01)
+    return np.maximum(ratio, 1.0)
+
+
+def _is_speck(excess: NDArray[np.float32]) -> bool:
+    """Return whether one pixel holds more than half of the sum: plumes share theirs among many."""
+    total = float(np.sum(excess, dtype=np.float64))
+    return total <= 0.0 or float(excess.max()) > 0.5 * total
 
 
 def _blobs(

@@ -38,7 +38,8 @@ class Georeference:
 
     def point(self, row: float, column: float) -> tuple[float, float]:
         """Return longitude and latitude of the centre of a pixel."""
-        x, y = self.transform * (column + 0.5, row + 0.5)
+        a, b, c, d, e, f = self.transform[:6]
+        x, y = a * (column + 0.5) + b * (row + 0.5) + c, d * (column + 0.5) + e * (row + 0.5) + f
         longitude, latitude = self.to_degrees.transform(x, y)
         return round(float(longitude), DECIMALS), round(float(latitude), DECIMALS)
 
