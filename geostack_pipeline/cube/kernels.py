@@ -49,6 +49,12 @@ def needed_tiles(
                 continue
             left = m * step
             right = min(left + step, grid_width)
+            if period == 0.0:
+                ti, tj = _tile_of_cell(columns, rows, n, m, width, height, tile_width, tile_height)
+                if ti >= 0:
+                    for i in range(n * step, min((n + 1) * step, grid_height)):
+                        count += _add_row(owner, wanted, i, left, right, boxes[ti, tj])
+                    continue
             for i in range(n * step, min((n + 1) * step, grid_height)):
                 v = (i - n * step + 0.5) / step
                 c0 = columns[n, m] + v * (columns[n + 1, m] - columns[n, m])
@@ -72,6 +78,50 @@ def needed_tiles(
                         boxes[ti, tj, 2] = min(boxes[ti, tj, 2], j)
                         boxes[ti, tj, 3] = max(boxes[ti, tj, 3], j)
     return count
+
+
+@njit(nogil=True, cache=True)
+def _tile_of_cell(
+    columns: Nodes,
+    rows: Nodes,
+    n: int,
+    m: int,
+    width: int,
+    height: int,
+    tile_width: int,
+    tile_height: int,
+) -> tuple[int, int]:
+    """Return the source tile that a whole cell of the map lies in, (-1, -1) where it is not one."""
+    c = (columns[n, m], columns[n, m + 1], columns[n + 1, m], columns[n + 1, m + 1])
+    r = (rows[n, m], rows[n, m + 1], rows[n + 1, m], rows[n + 1, m + 1])
+    for k in range(4):
+        if not (c[k] >= 0.0 and r[k] >= 0.0 and c[k] < width - EDGE and r[k] < height - EDGE):
+            return -1, -1
+    first_row, first_column = int(min(r)) // tile_height, int(min(c)) // tile_width
+    # the pixels' centres lie inside the corners, which are taken with the same tolerance
+    if int(max(r) + EDGE) // tile_height != first_row or int(max(c) + EDGE) // tile_width != first_column:
+        return -1, -1
+    return first_row, first_column
+
+
+@njit(nogil=True, cache=True)
+def _add_row(owner: Owner, wanted: int, i: int, left: int, right: int, box: npt.NDArray[np.int32]) -> int:
+    """Widen a tile's box by the wanted pixels of one row between two columns; return how many they are."""
+    found = 0
+    for j in range(left, right):
+        found += owner[i, j] == wanted
+    if found == 0:
+        return 0
+    first, last = left, right - 1
+    while owner[i, first] != wanted:
+        first += 1
+    while owner[i, last] != wanted:
+        last -= 1
+    box[0] = min(box[0], i)
+    box[1] = max(box[1], i)
+    box[2] = min(box[2], first)
+    box[3] = max(box[3], last)
+    return found
 
 
 @njit(nogil=True, cache=True)

@@ -8,9 +8,9 @@ those tiles are fetched and decoded that a pixel needs.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from types import TracebackType
 from typing import Self
 
@@ -18,10 +18,10 @@ import numpy as np
 import numpy.typing as npt
 
 from geostack_pipeline.cube.grid import GridSpec
-from geostack_pipeline.cube.layers import CLASSIFICATION, BandLayer, SceneLayer
-from geostack_pipeline.cube.placing import AVERAGE_FROM_RATIO, Band, Boxes, Meaning
+from geostack_pipeline.cube.layers import CLASSIFICATION, SceneLayer
+from geostack_pipeline.cube.placing import AVERAGE_FROM_RATIO, Band, Boxes
 from geostack_pipeline.cube.warp import CoordinateMap, coordinate_map
-from geostack_pipeline.errors import RasterError
+from geostack_pipeline.errors import GeostackError, RasterError
 
 NOBODY = -1
 """Owner of a pixel that no scene has."""
@@ -77,20 +77,20 @@ class Mosaic:
                 name = next((n for n in (CLASSIFICATION, *bands) if n in scene.bands), None)
                 if name is None or not (owner == NOBODY).any():
                     continue
-                band = self._open(
-                    stack, scene.bands[name], "classes" if name == CLASSIFICATION else "reflectance"
-                )
-                where = self._map(band)
-                boxes, count = band.boxes(where, owner, NOBODY)
-                if not count:
-                    continue
-                if name == CLASSIFICATION:
-                    out: npt.NDArray[np.unsignedinteger] = scl
-                else:
-                    out = reflectance[list(bands).index(name)]
-                    if where.ratio < AVERAGE_FROM_RATIO:
-                        done.add((index, name))
-                band.place(where, owner, NOBODY, boxes, out, self._pool, claim=index)
+                with _about(scene, name):
+                    band = Band(scene.bands[name], "classes" if name == CLASSIFICATION else "reflectance")
+                    stack.callback(band.raster.close)
+                    where = self._map(band)
+                    boxes, count = band.boxes(where, owner, NOBODY)
+                    if not count:
+                        continue
+                    if name == CLASSIFICATION:
+                        out: npt.NDArray[np.unsignedinteger] = scl
+                    else:
+                        out = reflectance[list(bands).index(name)]
+                        if where.ratio < AVERAGE_FROM_RATIO:
+                            done.add((index, name))
+                    band.place(where, owner, NOBODY, boxes, out, self._pool, claim=index)
             self._fill(stack, scenes, bands, reflectance, owner, done)
 
     def _fill(
@@ -104,30 +104,32 @@ class Mosaic:
     ) -> None:
         giving = set(np.unique(owner).tolist())
         wanted = [
-            (index, number, scene.bands[name])
+            (index, name)
             for index, scene in scenes.items()
-            for number, name in enumerate(bands)
+            for name in bands
             if index in giving and name in scene.bands and (index, name) not in done
         ]
-        opened = list(self._pool.map(lambda item: Band(item[2], "reflectance"), wanted))
-        for band in opened:
+
+        def opened(choice: tuple[int, str]) -> Band:
+            index, name = choice
+            with _about(scenes[index], name):
+                return Band(scenes[index].bands[name], "reflectance")
+
+        layers = list(self._pool.map(opened, wanted))
+        for band in layers:
             stack.callback(band.raster.close)
         known: dict[tuple[object, ...], tuple[Boxes, int]] = {}
-        for (index, number, _), band in zip(wanted, opened, strict=True):
-            where = self._map(band)
-            key = (index, *_lattice(band))
-            if key not in known:
-                known[key] = band.boxes(where, owner, index)
-            boxes, count = known[key]
-            if count:
-                out = reflectance[number]
-                average = where.ratio >= AVERAGE_FROM_RATIO
-                band.place(where, owner, index, boxes, out, self._pool, average=average)
-
-    def _open(self, stack: ExitStack, layer: BandLayer, meaning: Meaning) -> Band:
-        band = Band(layer, meaning)
-        stack.callback(band.raster.close)
-        return band
+        for (index, name), band in zip(wanted, layers, strict=True):
+            with _about(scenes[index], name):
+                where = self._map(band)
+                key = (index, *_lattice(band))
+                if key not in known:
+                    known[key] = band.boxes(where, owner, index)
+                boxes, count = known[key]
+                if count:
+                    out = reflectance[list(bands).index(name)]
+                    average = where.ratio >= AVERAGE_FROM_RATIO
+                    band.place(where, owner, index, boxes, out, self._pool, average=average)
 
     def _map(self, band: Band) -> CoordinateMap:
         raster = band.raster
@@ -144,6 +146,16 @@ class Mosaic:
                 self.grid, raster.crs, raster.transform, raster.width, raster.height
             )
         return self._maps[key]
+
+
+@contextmanager
+def _about(scene: SceneLayer, band: str) -> Iterator[None]:
+    """Let errors inside name the item and the band."""
+    try:
+        yield
+    except GeostackError as error:
+        error.subject = f"item {scene.item_id}, band {band} ({error.subject})"
+        raise
 
 
 def _lattice(band: Band) -> tuple[object, ...]:

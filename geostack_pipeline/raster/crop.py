@@ -259,13 +259,7 @@ def crop(store: ObjectStore, key: str, plan: CropPlan, dest: Path) -> CropResult
                             _put(file.fileno(), part, plan.layout.positions[offset])
                             copied += 1
                         i += 1
-            if copied != len(pieces):
-                raise RasterError(
-                    "The crop lacks tiles",
-                    subject=key,
-                    found=f"{copied} of {len(pieces)}",
-                    action="report this as an error of the program, with the file",
-                )
+            _check_complete(key, copied, len(pieces))
             source.confirm_unchanged()
             file.truncate(plan.layout.size)
             file.flush()
@@ -350,6 +344,16 @@ def _tags_of(image: Directory, transform: Affine6, window: Window) -> Mapping[in
     tags[tiff.IMAGE_LENGTH] = Tag.of(tiff.IMAGE_LENGTH, 4, window.height, image.order)
     tags.update(shifted_tags(image, transform, window.column, window.row))
     return tags
+
+
+def _check_complete(key: str, copied: int, planned: int) -> None:
+    if copied != planned:
+        raise RasterError(
+            "The crop lacks tiles",
+            subject=key,
+            found=f"{copied} of {planned}",
+            action="report this as an error of the program, with the file",
+        )
 
 
 def _batched(items: Sequence[tuple[int, int]], size: int) -> Iterator[Sequence[tuple[int, int]]]:

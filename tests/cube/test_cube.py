@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import rasterio
 from cube_oracle import NOON, gdal, layer, scene
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from obstore.store import LocalStore
 from rasterio.enums import Resampling
 from synthetic_rasters import noise, write_tiff
 
@@ -20,6 +22,7 @@ from geostack_pipeline.cube.build import build_cube, build_packed
 from geostack_pipeline.cube.grid import GridSpec, grid_for
 from geostack_pipeline.cube.warp import TOLERANCE_PX, coordinate_map
 from geostack_pipeline.errors import RasterError
+from geostack_pipeline.raster.crop import crop, plan_crop
 
 HERE = (10.32, 45.93, 10.42, 46.0)
 
@@ -388,5 +391,58 @@ def test_longitudes_beyond_the_antimeridian(tmp_path: Path) -> None:
 def test_a_raster_without_georeferencing_is_named(tmp_path: Path) -> None:
     grid = GridSpec(crs="EPSG:32632", transform=(20.0, 0.0, 6e5, 0.0, -20.0, 5.1e6), width=64, height=64)
     path = write_tiff(tmp_path / "plain.tif", noise((1, 64, 64), "uint16"), crs=None)
-    with pytest.raises(RasterError, match=r"plain\.tif.*no CRS"):
+    with pytest.raises(RasterError, match=r"item a, band B .plain\.tif.*no CRS"):
         build_packed(grid, [scene("a", {"B": layer(path)})], ["B"])
+
+
+@pytest.mark.parametrize("crs", ["EPSG:32632", "EPSG:32633", "EPSG:4326"])
+def test_a_cube_of_crops_is_the_cube_of_whole_files(files: dict[str, Path], tmp_path: Path, crs: str) -> None:
+    resolution = 0.0002 if crs == "EPSG:4326" else 20.0
+    area = Area(name="a", bbox=(10.335, 45.96, 10.36, 45.98), resolution_m=resolution, crs=crs)
+    grid = grid_for(area)
+    crops = {}
+    for name, path in files.items():
+        plan = plan_crop(LocalStore(path.parent), path.name, grid.bounds, grid.crs)
+        assert plan is not None
+        crop(plan.source.store, path.name, plan, tmp_path / path.name)
+        assert plan.size < path.stat().st_size / 3
+        crops[name] = layer(tmp_path / path.name)
+    whole = {name: layer(path) for name, path in files.items()}
+    one = build_packed(grid, [scene("a", whole)], ["B11", "B04"])
+    other = build_packed(grid, [scene("a", crops)], ["B11", "B04"])
+    assert (one.source_scene.values == 0).mean() > 0.9
+    for name in ("scl", "source_scene", "reflectance"):
+        assert (one[name].values == other[name].values).mean() >= 0.9999, name
+    if crs == "EPSG:32632":
+        assert one.equals(other)
+
+
+def test_memory_follows_the_area_not_the_scene(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    path = write_tiff(
+        tmp_path / "large.tif",
+        rng.integers(1, 9000, (1, 4096, 4096), dtype=np.uint16),
+        blockxsize=256,
+        blockysize=256,
+    )
+    bands = {"B": layer(path)}
+
+    def peak(size: int) -> int:
+        grid = GridSpec(
+            crs="EPSG:32633",
+            transform=(20.0, 0.0, 170000.0, 0.0, -20.0, 5090000.0),
+            width=size,
+            height=size,
+        )
+        build_packed(grid, [scene("a", bands)], ["B"], threads=2)
+        tracemalloc.start()
+        try:
+            cube = build_packed(grid, [scene("a", bands)], ["B"], threads=2)
+            assert (cube.reflectance.values > 0).mean() > 0.9
+            return tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+
+    assert peak(100) < 4 << 20, "an eighth of the scene"
+    # the cube has 5 bytes per pixel, and the count of clipped pixels takes one more
+    assert peak(1000) < 4 * (1 << 20) + 8 * 1000 * 1000
