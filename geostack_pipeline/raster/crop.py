@@ -139,7 +139,8 @@ def plan_crop(
     *,
     margin: int = 1,
 ) -> CropPlan | None:
-    """Return what to move for an area, or None for what is no tiled TIFF (fetch it whole).
+    """Return what to move for an area, or None for what cannot be cut (fetch it whole):
+    no tiled TIFF, or one whose internal mask is not tiled.
 
     An area that does not touch the image gives a plan with ``intersects`` false.
     Costs one ranged request of 16 KiB for a COG, more only for a longer header.
@@ -163,7 +164,7 @@ def plan_crop(
         raise not_a_raster(key, source.head)
     file = read_structure(source)
     main = file.main
-    if not main.is_tiled or main.compression == _OLD_JPEG:
+    if not main.is_tiled or main.compression == _OLD_JPEG or _has_odd_mask(file):
         return None
     place = georeference(main)
     if place.crs is None or place.transform is None:
@@ -182,10 +183,7 @@ def plan_crop(
         height=main.height,
         margin=margin,
     ) or Window(0, 0, 0, 0)
-    images = [main]
-    mask = _usable_mask(file)
-    if mask is not None:
-        images.append(mask)
+    images = [main] if file.mask is None else [main, file.mask]
     window = window.aligned(
         math.lcm(*(image.tile_width for image in images)),
         math.lcm(*(image.tile_height for image in images)),
@@ -237,29 +235,30 @@ def crop(store: ObjectStore, key: str, plan: CropPlan, dest: Path) -> CropResult
     if not plan.intersects:
         raise ValueError(f"the area of the plan does not touch {key}: there is nothing to crop")
     bytes_before, requests_before = source.bytes_moved, source.requests
-    pieces = sorted(plan.pieces)
     try:
         with dest.open("wb") as file:
             file.write(plan.layout.header)
             file.flush()
-            i = copied = 0
-            for offset, count in pieces:
+            ahead = []  # tiles that did not come with the header
+            for offset, count in sorted(plan.pieces):
                 data = source.cached(offset, offset + count)
-                if data is not None:
+                if data is None:
+                    ahead.append((offset, count))
+                else:
                     _put(file.fileno(), data, plan.layout.positions[offset])
-                    copied += 1
+            i = copied = 0
             for batch in _batched(plan.ranges, _PARALLEL):
                 blocks = source.read_many(batch, threads=_PARALLEL)
                 for (start, stop), block in zip(batch, blocks, strict=True):
                     view = memoryview(block)
-                    while i < len(pieces) and pieces[i][0] < stop:
-                        offset, count = pieces[i]
+                    while i < len(ahead) and ahead[i][0] < stop:
+                        offset, count = ahead[i]
                         if start <= offset and offset + count <= stop:
                             part = view[offset - start : offset - start + count]
                             _put(file.fileno(), part, plan.layout.positions[offset])
                             copied += 1
                         i += 1
-            _check_complete(key, copied, len(pieces))
+            _check_complete(key, copied, len(ahead))
             source.confirm_unchanged()
             file.truncate(plan.layout.size)
             file.flush()
@@ -290,18 +289,10 @@ def crop(store: ObjectStore, key: str, plan: CropPlan, dest: Path) -> CropResult
     )
 
 
-def _usable_mask(file: TiffFile) -> Directory | None:
-    mask = file.mask
-    if mask is None:
-        return None
-    if not mask.is_tiled or (mask.width, mask.height) != (file.main.width, file.main.height):
-        raise RasterError(
-            "The internal mask does not fit the image",
-            subject=mask.source.key,
-            found=f"{mask.width} x {mask.height}, {'tiled' if mask.is_tiled else 'in strips'}",
-            action="fetch the whole object instead of a crop",
-        )
-    return mask
+def _has_odd_mask(file: TiffFile) -> bool:
+    """Return whether an internal mask cannot be cut along with the image."""
+    mask, main = file.mask, file.main
+    return mask is not None and not (mask.is_tiled and (mask.width, mask.height) == (main.width, main.height))
 
 
 def _select(

@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 import rasterio
 import rasterio.warp
+import tifffile
+from async_geotiff import GeoTIFF
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from obstore.store import HTTPStore, LocalStore, MemoryStore
@@ -22,6 +24,7 @@ from synthetic_rasters import noise, write_tiff
 from geostack_pipeline.errors import RasterError, TransferError
 from geostack_pipeline.raster.crop import CropPlan, CropResult, crop, plan_crop
 from geostack_pipeline.raster.window import Window
+from geostack_pipeline.storage.loop import run_async
 
 SAME = (
     "nodata",
@@ -510,3 +513,23 @@ def test_a_negative_vertical_scale_is_read_as_gdal_reads_it(tmp_path: Path) -> N
     data[at : at + 24] = np.array([20.0, -20.0, 0.0]).tobytes()
     path.write_bytes(bytes(data))
     crop_and_compare(path, (70, 70, 50, 50), tmp_path / "out.tif")
+
+
+def test_other_readers_see_the_same_pixels(tmp_path: Path) -> None:
+    path = write_tiff(tmp_path / "in.tif", noise((1, 300, 280), "uint16"), predictor=2, compress="lzw")
+    plan, _ = crop_and_compare(path, (70, 90, 60, 70), tmp_path / "out.tif")
+    w = plan.window
+    expected = tifffile.imread(path)[w.row : w.stop_row, w.column : w.stop_column]
+    assert np.array_equal(tifffile.imread(tmp_path / "out.tif"), expected)
+
+    async def read() -> np.ndarray:
+        opened = await GeoTIFF.open("out.tif", store=LocalStore(tmp_path))
+        return (await opened.read()).data[0]
+
+    assert np.array_equal(run_async(read()), expected)
+
+
+def test_a_tile_that_came_with_the_header_inside_a_joined_range(tmp_path: Path) -> None:
+    data = noise((1, 256, 256), "uint16")
+    path = write_tiff(tmp_path / "in.tif", data, tags={"NOTE": "directory at the end of the file"})
+    crop_and_compare(path, (0, 0, 256, 256), tmp_path / "out.tif")
