@@ -176,7 +176,9 @@ def _await_ready(
     progress: Callable[[int, int], None] | None,
     timeout_s: float,
 ) -> dict[str, Any]:
-    assert process.stdin is not None and process.stdout is not None and process.stderr is not None
+    assert process.stdin is not None
+    assert process.stdout is not None
+    assert process.stderr is not None
     tail: list[str] = []
     Thread(target=keep_tail, args=(process.stderr, tail), daemon=True, name="sandbox-errors").start()
     lines: queue.Queue[str] = queue.Queue()

@@ -138,7 +138,9 @@ def _answer(content: Mapping[str, Any], kind: str = _JSON, status: int = 200) ->
     body = json.dumps(content, separators=(",", ":")).encode()
     response = Response(body, status, media_type=None)
     response.headers["Content-Type"] = kind
-    response.headers["ETag"] = f'W/"{len(body):x}-{hashlib.sha1(body, usedforsecurity=False).hexdigest()[:27]}"'
+    response.headers["ETag"] = (
+        f'W/"{len(body):x}-{hashlib.sha1(body, usedforsecurity=False).hexdigest()[:27]}"'
+    )
     return response
 
 
@@ -317,7 +319,7 @@ class _Api:
     def _matching(self, query: Query, order: _Order) -> list[Item]:
         found = [item for key, item in self._items.items() if query.matches(item, self._shapes[key])]
         for name, descending in reversed(order):
-            found.sort(key=lambda item: _sortable(dig(item, name)), reverse=descending)  # noqa: B023 - used at once
+            found.sort(key=lambda item: _sortable(dig(item, name)), reverse=descending)
         return found
 
     def _next(self, body: Mapping[str, Any], token: str, *, post: bool, path: str) -> dict[str, Any]:
@@ -442,7 +444,7 @@ def _tile_info(scene: PhysicalScene) -> str:
     return json.dumps(
         {
             "path": f"tiles/{int(mgrs[:2])}/{mgrs[2]}/{mgrs[3:]}/{when.year}/{when.month}/{when.day}/0",
-            "timestamp": when.isoformat(timespec="milliseconds") + "Z",
+            "timestamp": when.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
             "utmZone": int(mgrs[:2]),
             "latitudeBand": mgrs[2],
             "gridSquare": mgrs[3:],

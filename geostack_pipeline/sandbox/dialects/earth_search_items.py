@@ -52,13 +52,45 @@ _BANDS: dict[str, tuple[str, str, int, str, float, float]] = {
     "swir16": ("B11", "SWIR 1 (band 11)", 20, "swir16", 1.61, 0.143),
     "swir22": ("B12", "SWIR 2 (band 12)", 20, "swir22", 2.19, 0.242),
 }
-_COG_KEYS = (
-    "aot blue coastal granule_metadata green nir nir08 nir09 red rededge1 rededge2 rededge3 "
-    "scl swir16 swir22 thumbnail tileinfo_metadata visual wvp"
-).split()
-_JP2_KEYS = (
-    "aot blue coastal green nir nir08 nir09 red rededge1 rededge2 rededge3 scl swir16 swir22 visual wvp"
-).split()
+_COG_KEYS = [
+    "aot",
+    "blue",
+    "coastal",
+    "granule_metadata",
+    "green",
+    "nir",
+    "nir08",
+    "nir09",
+    "red",
+    "rededge1",
+    "rededge2",
+    "rededge3",
+    "scl",
+    "swir16",
+    "swir22",
+    "thumbnail",
+    "tileinfo_metadata",
+    "visual",
+    "wvp",
+]
+_JP2_KEYS = [
+    "aot",
+    "blue",
+    "coastal",
+    "green",
+    "nir",
+    "nir08",
+    "nir09",
+    "red",
+    "rededge1",
+    "rededge2",
+    "rededge3",
+    "scl",
+    "swir16",
+    "swir22",
+    "visual",
+    "wvp",
+]
 _COG_TYPE = "image/tiff; application=geotiff; profile=cloud-optimized"
 
 
@@ -86,7 +118,9 @@ def prefix(scene: PhysicalScene, processing: ProcessingPlan) -> str:
     )
 
 
-def make_item(scene: PhysicalScene, processing: ProcessingPlan, facts: dict[str, Any], root: str) -> dict[str, Any]:
+def make_item(
+    scene: PhysicalScene, processing: ProcessingPlan, facts: dict[str, Any], root: str
+) -> dict[str, Any]:
     """Return the item of one processing of a scene; ``facts`` are the world's counts of classes."""
     outline = scene.footprint()
     identifier = item_id(scene, processing)
@@ -121,7 +155,11 @@ def _properties(scene: PhysicalScene, processing: ProcessingPlan, facts: dict[st
     newest = processing is scene.newest
     # The older processing of the recorded pairs lies one millisecond earlier.
     when = scene.datetime - timedelta(milliseconds=0 if newest else 1)
-    created = (generated + timedelta(hours=5, milliseconds=577)).isoformat(timespec="milliseconds") + "Z"
+    created = (
+        (generated + timedelta(hours=5, milliseconds=577))
+        .isoformat(timespec="milliseconds")
+        .replace("+00:00", "Z")
+    )
     share = facts["percentages"]
     payload = hashlib.md5(item_id(scene, processing).encode(), usedforsecurity=False).hexdigest()
     day = scene.overpass.start.timetuple().tm_yday
@@ -163,7 +201,9 @@ def _properties(scene: PhysicalScene, processing: ProcessingPlan, facts: dict[st
         "s2:datastrip_id": f"{scene.platform}_OPER_MSI_L2A_DS_{centre}_{stamp}_S{start}_N{baseline}",
         "s2:granule_id": f"{scene.platform}_OPER_MSI_L2A_TL_{centre}_{stamp}_A{orbit}_T{mgrs}_N{baseline}",
         # Inverse square of the distance to the sun (Spencer 1971, first terms).
-        "s2:reflectance_conversion_factor": round(1.0 + 0.0334 * math.cos(math.radians(0.9856 * (day - 3))), 14),
+        "s2:reflectance_conversion_factor": round(
+            1.0 + 0.0334 * math.cos(math.radians(0.9856 * (day - 3))), 14
+        ),
         "datetime": when.strftime("%Y-%m-%dT%H:%M:%S.%f")[:-3] + "000Z",
         "s2:sequence": str(sequence(scene, processing)),
         "earthsearch:s3_path": f"s3://{BUCKET}/{prefix(scene, processing)}",
@@ -200,7 +240,9 @@ def _assets(scene: PhysicalScene, processing: ProcessingPlan) -> dict[str, Any]:
         f"{JP2_BUCKET}/tiles/{int(mgrs[:2])}/{mgrs[2]}/{mgrs[3:]}/{when.year}/{when.month}/{when.day}/"
         f"{sequence(scene, processing)}"
     )
-    assets: dict[str, Any] = {key: _asset(scene, processing, key, f"{folder}/", ".tif", _COG_TYPE) for key in _COG_KEYS}
+    assets: dict[str, Any] = {
+        key: _asset(scene, processing, key, f"{folder}/", ".tif", _COG_TYPE) for key in _COG_KEYS
+    }
     for key in _JP2_KEYS:
         assets[f"{key}-jp2"] = _asset(scene, processing, key, f"{tiles}/", ".jp2", "image/jp2")
     return assets

@@ -47,7 +47,8 @@ class Query:
         if self.shape is not None and not shapely.intersects(self.shape, shape):
             return False
         return all(
-            _holds(item["properties"].get(name), conditions) for name, conditions in (self.properties or {}).items()
+            _holds(item["properties"].get(name), conditions)
+            for name, conditions in (self.properties or {}).items()
         )
 
 
@@ -87,7 +88,7 @@ def instant(text: str) -> datetime:
     if not _INSTANT.fullmatch(text):
         raise BadRequestError(f"Invalid datetime: {text}")
     try:
-        return datetime.fromisoformat(text.upper().replace("Z", "+00:00")).astimezone(UTC)
+        return datetime.fromisoformat(text.upper()).astimezone(UTC)
     except ValueError as error:
         raise BadRequestError(f"Invalid datetime: {text}") from error
 
@@ -124,7 +125,9 @@ def box(values: Any) -> shapely.Geometry:
         raise BadRequestError("Invalid bbox, SW latitude must be less than NE latitude")
     if west <= east:
         return shapely.box(west, south, east, north)
-    return shapely.MultiPolygon([shapely.box(west, south, 180.0, north), shapely.box(-180.0, south, east, north)])
+    return shapely.MultiPolygon(
+        [shapely.box(west, south, 180.0, north), shapely.box(-180.0, south, east, north)]
+    )
 
 
 def parse(body: Mapping[str, Any], *, default_limit: int, largest_limit: int) -> Query:
@@ -180,7 +183,11 @@ def pick(item: Item, include: Sequence[str], exclude: Sequence[str]) -> Item:
         for path in ("id", "collection", *include):
             _graft(result, item, path.split("."))
     else:
-        result = {**item, "properties": dict(item.get("properties", {})), "assets": dict(item.get("assets", {}))}
+        result = {
+            **item,
+            "properties": dict(item.get("properties", {})),
+            "assets": dict(item.get("assets", {})),
+        }
     for path in exclude:
         holder: Any = result
         *parents, last = path.split(".")

@@ -30,7 +30,7 @@ def make_bucket_app(buckets: Mapping[str, Mapping[str, StoredObject]]) -> ASGIAp
     from moto.moto_server.werkzeug_app import create_backend_app  # noqa: PLC0415
     from moto.s3.models import FakeKey, s3_backends  # noqa: PLC0415
 
-    class FileKey(FakeKey):  # type: ignore[misc]
+    class FileKey(FakeKey):
         """A key whose value stays where it is until it is read."""
 
         def __init__(self, name: str, stored: StoredObject, bucket: str) -> None:
@@ -66,7 +66,9 @@ def make_bucket_app(buckets: Mapping[str, Mapping[str, StoredObject]]) -> ASGIAp
             "Action": ["s3:GetObject", "s3:HeadObject", "s3:ListBucket"],
             "Resource": [f"arn:aws:s3:::{name}", f"arn:aws:s3:::{name}/*"],
         }
-        backend.put_bucket_policy(name, json.dumps({"Version": "2012-10-17", "Statement": [statement]}).encode())
+        backend.put_bucket_policy(
+            name, json.dumps({"Version": "2012-10-17", "Statement": [statement]}).encode()
+        )
     return _FromWsgi(create_backend_app("s3"))
 
 
@@ -159,4 +161,3 @@ def isolate_moto() -> None:
         AWS_EC2_METADATA_DISABLED="true",
         MOTO_IAM_LOAD_MANAGED_POLICIES="false",
     )
-

@@ -85,7 +85,9 @@ def parse_fault(text: str) -> Fault:
     """
     head, _, options = text.strip().partition("?")
     kind, _, target = head.partition("@")
-    return make_fault({"kind": kind, "target": target or None, **dict(parse_qsl(options, keep_blank_values=True))})
+    return make_fault(
+        {"kind": kind, "target": target or None, **dict(parse_qsl(options, keep_blank_values=True))}
+    )
 
 
 def make_fault(fields: dict[str, Any]) -> Fault:
@@ -177,7 +179,9 @@ def spoil_page(scope: Any, page: dict[str, Any], token: Any) -> dict[str, Any]:
         elif fault.kind == "repeat-token":
             _repeat(page, token)
         else:
-            named = [item for item in page["features"] if fault.item is None or fault.item in item.get("id", "")]
+            named = [
+                item for item in page["features"] if fault.item is None or fault.item in item.get("id", "")
+            ]
             for item in named[:1] if fault.item is None else named:
                 _spoil_item(item, fault)
     return page

@@ -90,7 +90,8 @@ def _applications(
         "settings": {
             "start_date": first.isoformat(),
             "areas": {
-                area.name: {"bbox": list(area.bbox), "resolution_m": area.resolution_m} for area in world.areas
+                area.name: {"bbox": list(area.bbox), "resolution_m": area.resolution_m}
+                for area in world.areas
             },
             "providers": providers,
         },
@@ -132,12 +133,15 @@ def serve(
     log = RequestLog()
     about, makers = _applications(config, world, _address(listeners[0]), _address(listeners[1]))
     about["endpoints"]["control"] = _address(listeners[2])
-    apps = [*(make(board, log) for make in makers), make_control_app(about, board, log)]
+    apps: list[ASGIApp] = [*(make(board, log) for make in makers), make_control_app(about, board, log)]
     asyncio.run(_serve(apps, listeners, lambda: ready(about), stop or threading.Event()))
 
 
 async def _serve(
-    apps: Sequence[ASGIApp], listeners: Sequence[socket.socket], ready: Callable[[], None], stop: threading.Event
+    apps: Sequence[ASGIApp],
+    listeners: Sequence[socket.socket],
+    ready: Callable[[], None],
+    stop: threading.Event,
 ) -> None:
     servers = [
         _Server(
@@ -161,10 +165,10 @@ async def _serve(
         asyncio.create_task(server.serve(sockets=[listener]))
         for server, listener in zip(servers, listeners, strict=True)
     ]
-    while not all(server.started for server in servers) and not any(task.done() for task in tasks):
+    while not all(server.started for server in servers) and not any(task.done() for task in tasks):  # noqa: ASYNC110 - uvicorn tells by a flag
         await asyncio.sleep(0.01)
     ready()
-    while not stop.is_set() and not any(task.done() for task in tasks):
+    while not stop.is_set() and not any(task.done() for task in tasks):  # noqa: ASYNC110 - set from a thread
         await asyncio.sleep(0.05)
     for server in servers:
         server.should_exit = True
@@ -189,4 +193,3 @@ def end_with_parent(parent: int, stop: threading.Event, grace_s: float = 3.0) ->
 
     done = threading.Event()
     threading.Thread(target=watch, name="sandbox-parent-watch", daemon=True).start()
-

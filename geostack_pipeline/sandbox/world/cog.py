@@ -18,24 +18,27 @@ def write_cog(path: Path, values: npt.NDArray[Any], grid: Grid, *, block: int, c
     DEFLATE with horizontal differences, overviews by averaging (by nearest neighbour where the values are
     codes), as in the public Sentinel-2 buckets.
     """
-    with rasterio.Env(GDAL_NUM_THREADS="1", GDAL_TIFF_INTERNAL_MASK=True), rasterio.open(
-        path,
-        "w",
-        driver="COG",
-        width=grid.width,
-        height=grid.height,
-        count=1,
-        dtype=values.dtype,
-        crs=f"EPSG:{grid.epsg}",
-        transform=Affine(*grid.transform),
-        nodata=0,
-        blocksize=block,
-        compress="DEFLATE",
-        level=1,
-        predictor="STANDARD",
-        overviews="AUTO",
-        overview_resampling="NEAREST" if categorical else "AVERAGE",
-        bigtiff="NO",
-        statistics="NO",
-    ) as raster:
+    with (
+        rasterio.Env(GDAL_NUM_THREADS="1", GDAL_TIFF_INTERNAL_MASK=True),
+        rasterio.open(
+            path,
+            "w",
+            driver="COG",
+            width=grid.width,
+            height=grid.height,
+            count=1,
+            dtype=values.dtype,
+            crs=f"EPSG:{grid.epsg}",
+            transform=Affine(*grid.transform),
+            nodata=0,
+            blocksize=block,
+            compress="DEFLATE",
+            level=1,
+            predictor="STANDARD",
+            overviews="AUTO",
+            overview_resampling="NEAREST" if categorical else "AVERAGE",
+            bigtiff="NO",
+            statistics="NO",
+        ) as raster,
+    ):
         raster.write(values, 1)

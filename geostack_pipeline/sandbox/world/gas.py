@@ -28,16 +28,6 @@ def ppm_m_per_kg_m2() -> float:
     return 1e6 * MOLAR_VOLUME_M3 / MOLAR_MASS_KG
 
 
-def air_mass_factor(sun_zenith_deg: float, view_zenith_deg: float) -> float:
-    """Return the light path in vertical columns, on a spherical Earth (Kasten and Young 1989)."""
-
-    def path(zenith: float) -> float:
-        elevation = 90.0 - zenith
-        return 1.0 / (np.sin(np.radians(elevation)) + 0.50572 * (elevation + 6.07995) ** -1.6364)
-
-    return float(path(sun_zenith_deg) + path(view_zenith_deg))
-
-
 @lru_cache(maxsize=1)
 def _table() -> dict[str, npt.NDArray[np.float64]]:
     text = resources.files("geostack_pipeline").joinpath("data/sandbox_ch4.csv").read_text(encoding="utf-8")
@@ -66,4 +56,4 @@ def transmittance(
     power = np.log(depths[-1] / depths[-3]) / np.log(nodes[-1] / nodes[-3])
     beyond = slant > nodes[-1]
     depth[beyond] *= (slant[beyond] / nodes[-1]) ** power
-    return np.exp(-overlap * depth).astype(np.float32)
+    return np.asarray(np.exp(-overlap * depth), np.float32)

@@ -10,14 +10,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from geostack_pipeline.sandbox.world.grids import Floats, Grid, Sampler, ground_grid, site_centre, tile_grid
+from geostack_pipeline.sandbox.world.grids import Floats, Grid, ground_grid, site_centre, tile_grid
 from geostack_pipeline.sandbox.world.noise import Field, generator
-from geostack_pipeline.sandbox.world.plan import SitePlan, TilePlan
+from geostack_pipeline.sandbox.world.plan import FACTOR, SitePlan, TilePlan
+from geostack_pipeline.sandbox.world.sampling import Sampler
 
 BANDS = ("B02", "B03", "B04", "B08", "B11", "B12")
-FACTOR = {"B02": 1, "B03": 1, "B04": 1, "B08": 1, "B11": 2, "B12": 2}
-"""Pixel size of a band in units of 10 m."""
-
 # Rounded from the look of desert spectra in public spectral libraries; no single sample is copied.
 _MATERIALS = {
     "sand": (0.18, 0.25, 0.33, 0.42, 0.52, 0.485),
@@ -75,7 +73,9 @@ class Ground:
         reflectance = {}
         for index, band in enumerate(BANDS):
             mixed = sum(
-                np.float32(_MATERIALS[name][index]) * share for name, share in shares.items() if share is not None
+                np.float32(_MATERIALS[name][index]) * share
+                for name, share in shares.items()
+                if share is not None
             )
             # Slopes of dunes and the tint of soils change the colour a little, most in the short waves.
             slope = np.float32((1.2, 0.8, 0.4, 0.0, -0.35, -0.6)[index])
@@ -94,14 +94,15 @@ class Ground:
         weights = {name: np.exp(logit) for name, logit in logits.items()}
         weights["sand"] = np.ones_like(weights["salt"])
         total = sum(weights.values())
-        shares: dict[str, Floats] = {name: (weight / total).astype(np.float32) for name, weight in weights.items()}
+        shares: dict[str, Floats] = {
+            name: (weight / total).astype(np.float32) for name, weight in weights.items()
+        }
         for name, cover in (
             ("field", self._fields(window)),
             ("road", self._roads(window)),
             ("pad", self._pads(window)),
         ):
-            for below in shares.values():
-                below *= 1.0 - cover
+            shares = {below: share * (1.0 - cover) for below, share in shares.items()}
             shares[name] = cover
         return shares
 
@@ -127,7 +128,9 @@ class Ground:
         for _ in range(14):
             angle, away = rng.uniform(0, 2 * np.pi), rng.uniform(0.30, 0.75) * self._span_m
             radius, green = rng.uniform(0.008, 0.018) * self._span_m, rng.uniform(0.3, 0.9)
-            self._stamp(cover, north, east, away * np.sin(angle), away * np.cos(angle), radius, green, round_=True)
+            self._stamp(
+                cover, north, east, away * np.sin(angle), away * np.cos(angle), radius, green, round_=True
+            )
         return cover
 
     def _pads(self, window: tuple[slice, slice]) -> Floats:
@@ -142,7 +145,15 @@ class Ground:
 
     @staticmethod
     def _stamp(
-        cover: Floats, north: Floats, east: Floats, y: float, x: float, radius: float, value: float, *, round_: bool
+        cover: Floats,
+        north: Floats,
+        east: Floats,
+        y: float,
+        x: float,
+        radius: float,
+        value: float,
+        *,
+        round_: bool,
     ) -> None:
         rows = np.flatnonzero(np.abs(north - y) <= radius)
         columns = np.flatnonzero(np.abs(east - x) <= radius)
@@ -162,7 +173,11 @@ class Ground:
         rng = generator(self._seed, self._site.name, "roads")
         for number in range(5):
             offset = rng.uniform(-0.3, 0.3) * self._span_m
-            slope, wave, length = rng.uniform(-0.5, 0.5), rng.uniform(60.0, 250.0), rng.uniform(2500.0, 6000.0)
+            slope, wave, length = (
+                rng.uniform(-0.5, 0.5),
+                rng.uniform(60.0, 250.0),
+                rng.uniform(2500.0, 6000.0),
+            )
             along, across = (east, north) if number % 2 == 0 else (north, east)
             centre = offset + slope * along + wave * np.sin(2 * np.pi * along / length)
             reach = 12.0 * np.sqrt(1.0 + slope**2) + 20.0

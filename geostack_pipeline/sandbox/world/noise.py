@@ -23,9 +23,7 @@ def _weights(first_m: float, count: int, pixel_m: float, spacing_m: float) -> sp
     position = (first_m + (np.arange(count) + 0.5) * pixel_m) / spacing_m + 1.0
     node = np.floor(position).astype(np.int64)
     t = position - node
-    parts = np.stack(
-        [(1 - t) ** 3, 3 * t**3 - 6 * t**2 + 4, -3 * t**3 + 3 * t**2 + 3 * t + 1, t**3], axis=1
-    )
+    parts = np.stack([(1 - t) ** 3, 3 * t**3 - 6 * t**2 + 4, -3 * t**3 + 3 * t**2 + 3 * t + 1, t**3], axis=1)
     rows = np.repeat(np.arange(count), 4)
     columns = (node[:, None] + np.arange(-1, 3)).ravel()
     values = (parts / 6.0).astype(np.float32).ravel()
@@ -49,7 +47,9 @@ class Field:
                 int(np.ceil(ground.width * ground.pixel_m / spacing)) + 4,
             )
             rng = generator(seed, name, spacing)
-            self._layers.append((spacing, rng.standard_normal(shape, dtype=np.float32) * np.float32(amplitude)))
+            self._layers.append(
+                (spacing, rng.standard_normal(shape, dtype=np.float32) * np.float32(amplitude))
+            )
 
     def evaluate(self, window: tuple[slice, slice], factor: int = 1) -> Floats:
         """Return the field on a window of the ground's grid, in pixels ``factor`` times as large."""

@@ -12,10 +12,12 @@ The seed changes the texture of everything, never the plan.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import date, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 
 FIRST_DAY = date(2024, 6, 1)
 LAST_DAY = date(2024, 6, 12)
+FACTOR = {"B02": 1, "B03": 1, "B04": 1, "B08": 1, "B11": 2, "B12": 2}
+"""Pixel size of a band in units of 10 m."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +82,7 @@ class PassPlan:
 
     site: str
     start: datetime
-    """Sensing start of the datatake, UTC, whole seconds (naive)."""
+    """Sensing start of the datatake, UTC, whole seconds."""
     platform: str
     """``S2A`` or ``S2B``."""
     relative_orbit: int
@@ -173,7 +175,7 @@ def _plan(*, size: str, tile_pixels: int, block_pixels: int, half_size_m: float)
     def over_korpezhe(day: int, platform: str, orbit: int, **more: object) -> PassPlan:
         return PassPlan(
             site="korpezhe",
-            start=datetime(2024, 6, day, 7, 16, 21),
+            start=datetime(2024, 6, day, 7, 16, 21, tzinfo=UTC),
             platform=platform,
             relative_orbit=63,
             absolute_orbit=orbit,
@@ -185,7 +187,7 @@ def _plan(*, size: str, tile_pixels: int, block_pixels: int, half_size_m: float)
     def over_hassi(day: int, platform: str, orbit: int, **more: object) -> PassPlan:
         fields: dict[str, object] = {
             "site": "hassi",
-            "start": datetime(2024, 6, day, 10, 30, 31),
+            "start": datetime(2024, 6, day, 10, 30, 31, tzinfo=UTC),
             "platform": platform,
             "relative_orbit": 108,
             "absolute_orbit": orbit,
@@ -205,7 +207,7 @@ def _plan(*, size: str, tile_pixels: int, block_pixels: int, half_size_m: float)
                 4,
                 "S2B",
                 37849,
-                start=datetime(2024, 6, 4, 10, 20, 29),
+                start=datetime(2024, 6, 4, 10, 20, 29, tzinfo=UTC),
                 relative_orbit=8,
                 view_zenith_deg=6.4,
                 cloud_cover=0.94,

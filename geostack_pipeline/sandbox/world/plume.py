@@ -61,7 +61,9 @@ def enhancement(seed: int, site: SitePlan, ground: Grid, plume: PlumePlan, *, wh
     middle = np.interp(distance, downwind, sway).astype(np.float32)
     flux = np.interp(distance, downwind, column_kg).astype(np.float32)
     offset = across - middle
-    patches = 1.0 + 0.35 * np.sin(along / 97.0 + rng.uniform(0, 6)) * np.sin(offset / (0.8 * sigma) + along / 61.0)
+    patches = 1.0 + 0.35 * np.sin(along / 97.0 + rng.uniform(0, 6)) * np.sin(
+        offset / (0.8 * sigma) + along / 61.0
+    )
     profile = np.exp(-0.5 * (offset / sigma) ** 2) * patches
     upwind = np.exp(-0.5 * (np.minimum(along, 0.0) / SOURCE_WIDTH_M) ** 2)
     values = flux * profile * upwind / (np.sqrt(2.0 * np.pi) * sigma) * ppm_m_per_kg_m2()

@@ -1,4 +1,4 @@
-"""The sky over a scene: the sun, clouds with their shadows, and the scene classification that follows."""
+"""The sky over a scene: the sun, the air, clouds with their shadows, and the scene classification that follows."""
 
 from __future__ import annotations
 
@@ -37,7 +37,11 @@ def sun_at(when: datetime, longitude: float, latitude: float) -> Sun:
         + 0.00148 * np.sin(3 * g)
     )
     equation = 229.18 * (
-        0.000075 + 0.001868 * np.cos(g) - 0.032077 * np.sin(g) - 0.014615 * np.cos(2 * g) - 0.040849 * np.sin(2 * g)
+        0.000075
+        + 0.001868 * np.cos(g)
+        - 0.032077 * np.sin(g)
+        - 0.014615 * np.cos(2 * g)
+        - 0.040849 * np.sin(2 * g)
     )
     minutes = when.hour * 60 + when.minute + when.second / 60.0 + equation + 4.0 * longitude
     hour = np.radians(minutes / 4.0 - 180.0)
@@ -49,6 +53,16 @@ def sun_at(when: datetime, longitude: float, latitude: float) -> Sun:
         zenith_deg=float(np.degrees(zenith)),
         azimuth_deg=float((np.degrees(south) + 180.0) % 360.0),
     )
+
+
+def air_mass_factor(sun_zenith_deg: float, view_zenith_deg: float) -> float:
+    """Return the light path in vertical columns, on a spherical Earth (Kasten and Young 1989)."""
+
+    def path(zenith: float) -> float:
+        elevation = 90.0 - zenith
+        return float(1.0 / (np.sin(np.radians(elevation)) + 0.50572 * (elevation + 6.07995) ** -1.6364))
+
+    return path(sun_zenith_deg) + path(view_zenith_deg)
 
 
 def cloud_height(fields: tuple[Floats, Floats], distance_m: Floats, clear_radius_m: float) -> Floats:

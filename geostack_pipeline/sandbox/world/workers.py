@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from threading import Lock, Thread
-from typing import Any, TextIO
+from typing import IO, Any
 
 from geostack_pipeline.errors import StorageError
 from geostack_pipeline.sandbox.processes import keep_tail
@@ -70,7 +70,9 @@ def render_in_processes(
             stderr=subprocess.PIPE,
             text=True,
         ) as process:
-            assert process.stdin is not None and process.stdout is not None and process.stderr is not None
+            assert process.stdin is not None
+            assert process.stdout is not None
+            assert process.stderr is not None
             tail: list[str] = []
             reader = Thread(target=keep_tail, args=(process.stderr, tail), daemon=True)
             reader.start()
@@ -78,10 +80,7 @@ def render_in_processes(
                 _say(process.stdin, world)
                 while (job := queue.next(known)) is not None:
                     _say(process.stdin, job)
-                    answer = process.stdout.readline()
-                    if not answer:
-                        raise BrokenPipeError
-                    reply = json.loads(answer)
+                    reply = json.loads(_hear(process.stdout))
                     if "error" in reply:
                         problems.append(reply["error"])
                         queue.drop()
@@ -113,7 +112,14 @@ def render_in_processes(
         )
 
 
-def _say(stream: TextIO, message: dict[str, Any]) -> None:
+def _hear(stream: IO[str]) -> str:
+    answer = stream.readline()
+    if not answer:
+        raise BrokenPipeError
+    return answer
+
+
+def _say(stream: IO[str], message: dict[str, Any]) -> None:
     stream.write(json.dumps(message) + "\n")
     stream.flush()
 

@@ -2,42 +2,25 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
-import shutil
 import uuid
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
-from datetime import date, datetime
+from datetime import date
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import rasterio
-import shapely
-from rasterio.features import shapes
-from rasterio.transform import Affine
-from rasterio.windows import Window
 
 from geostack_pipeline.areas import Area
 from geostack_pipeline.errors import StorageError
 from geostack_pipeline.sandbox.config import DEFAULT_SEED
-from geostack_pipeline.sandbox.world import plume
-from geostack_pipeline.sandbox.world.cog import write_cog
-from geostack_pipeline.sandbox.world.grids import Floats, area_of, ground_grid, project, site_centre
-from geostack_pipeline.sandbox.world.ground import FACTOR, Ground, TileGround
-from geostack_pipeline.sandbox.world.plan import FIRST_DAY, LAST_DAY, SitePlan, full_plan, small_plan
-from geostack_pipeline.sandbox.world.scene import (
-    FOOTPRINT_PPM_M,
-    PhysicalScene,
-    SceneRenderer,
-    numbers_from,
-    percentages,
-    scenes_of,
-)
+from geostack_pipeline.sandbox.world.grids import Floats, area_of
+from geostack_pipeline.sandbox.world.plan import FIRST_DAY, LAST_DAY, full_plan, small_plan
+from geostack_pipeline.sandbox.world.scene import PhysicalScene, PlumeTruth, scenes_of
 from geostack_pipeline.sandbox.world.workers import render_in_processes
 
 GENERATOR_VERSION = 1
@@ -60,35 +43,6 @@ class Encoding:
         return f"{self.container}-{self.baseline}-plus{self.offset}"
 
 
-@dataclass(frozen=True, kw_only=True)
-class PlumeTruth:
-    """One planted plume of one overpass."""
-
-    name: str
-    area: str
-    time: datetime
-    """Start of the datatake, UTC (naive)."""
-    longitude: float
-    """Of the source, degrees."""
-    latitude: float
-    rate_kg_h: float
-    wind_m_s: float
-    """Speed with which the plume drifts; also the wind to hand to a retrieval."""
-    wind_to_deg: float
-    mass_kg: float
-    """Methane in the air above the background."""
-    peak_ppm_m: float
-    threshold_ppm_m: float
-    footprint: Mapping[str, Any]
-    """GeoJSON MultiPolygon, longitude and latitude, of the columns of at least the threshold."""
-    visible: float
-    """Share of the footprint that some scene of the overpass saw without cloud or shadow."""
-
-    def to_json(self) -> dict[str, Any]:
-        """Return plain JSON values."""
-        return {**self.__dict__, "time": self.time.isoformat() + "Z", "footprint": dict(self.footprint)}
-
-
 class World:
     """A seeded world; pixels are rendered on :meth:`prepare` and kept under ``folder``.
 
@@ -102,7 +56,7 @@ class World:
         self.seed = seed
         self.plan = small_plan() if small else full_plan()
         self.folder = Path(folder).resolve() / f"world-{self.plan.size}-{seed}-v{GENERATOR_VERSION}"
-        self._grounds: dict[tuple[str, str], TileGround] = {}
+        self._grounds: dict[tuple[str, str], Any] = {}
         sites = {site.name: site for site in self.plan.sites}
         self.scenes: tuple[PhysicalScene, ...] = tuple(
             scene for overpass in self.plan.passes for scene in scenes_of(sites[overpass.site], overpass)
@@ -123,7 +77,9 @@ class World:
         for scene in self.scenes:
             if scene.id == scene_id:
                 return scene
-        raise KeyError(f"{scene_id} is no scene of this world; there are {', '.join(s.id for s in self.scenes)}")
+        raise KeyError(
+            f"{scene_id} is no scene of this world; there are {', '.join(s.id for s in self.scenes)}"
+        )
 
     # --- rendering -----------------------------------------------------------------------------------------
 
@@ -144,7 +100,11 @@ class World:
         missing = [
             (scene, todo)
             for scene in self.scenes
-            if (todo := [e for e in wanted.get(scene.id, ()) if not (self._scene_folder(scene) / e.folder).is_dir()])
+            if (
+                todo := [
+                    e for e in wanted.get(scene.id, ()) if not (self.scene_folder(scene) / e.folder).is_dir()
+                ]
+            )
         ]
         if not missing:
             return 0
@@ -162,7 +122,11 @@ class World:
                     {"scene": scene.id, "tile": scene.tile.mgrs, "encodings": [asdict(each) for each in todo]}
                     for scene, todo in missing
                 ]
-                about = {"folder": str(self.folder.parent), "seed": self.seed, "small": self.plan.size == "small"}
+                about = {
+                    "folder": str(self.folder.parent),
+                    "seed": self.seed,
+                    "small": self.plan.size == "small",
+                }
                 render_in_processes(about, jobs, workers, note, self.folder)
             else:
                 for scene, todo in missing:
@@ -183,83 +147,31 @@ class World:
 
     def render(self, scene: PhysicalScene, todo: Iterable[Encoding]) -> None:
         """Render one scene into the encodings ``todo``; what appears first stays."""
-        todo = list(todo)
-        renderer = SceneRenderer(self.seed, scene, self._ground(scene))
-        column = renderer.enhancement()
-        classes = renderer.classification()
-        home = self._scene_folder(scene)
-        home.mkdir(parents=True, exist_ok=True)
-        for leftover in home.glob(".tmp-*"):
-            if not _alive(leftover.name):
-                shutil.rmtree(leftover, ignore_errors=True)
-        work = home / f".tmp-{os.getpid()}-{uuid.uuid4().hex[:8]}"
-        try:
-            for encoding in todo:
-                (work / encoding.folder).mkdir(parents=True)
-            block = scene.site.block_pixels
-            gains = {processing.baseline: processing.gain for processing in scene.overpass.processings}
-            for band in self.plan.bands:
-                reflectance = renderer.reflectance(band, column)
-                grid = scene.grid.coarser(FACTOR[band])
-                for encoding in todo:
-                    numbers = numbers_from(reflectance, gain=gains[encoding.baseline], offset=encoding.offset)
-                    write_cog(
-                        work / encoding.folder / f"{band}.tif", numbers, grid, block=block, categorical=False
-                    )
-            for encoding in todo:
-                target = work / encoding.folder
-                write_cog(target / "SCL.tif", classes, scene.grid.coarser(2), block=block, categorical=True)
-                listing = {path.name: _describe(path) for path in sorted(target.iterdir())}
-                (target / "files.json").write_text(json.dumps(listing, indent=1), encoding="utf-8")
-            facts = {"percentages": percentages(classes), "visible": self._visible(scene, renderer, classes)}
-            (work / "facts.json").write_text(json.dumps(facts, indent=1), encoding="utf-8")
-            os.replace(work / "facts.json", home / "facts.json")
-            for encoding in todo:
-                try:
-                    (work / encoding.folder).rename(home / encoding.folder)
-                except OSError:
-                    # Another process rendered the same bytes first.
-                    if not (home / encoding.folder).is_dir():
-                        raise
-        finally:
-            shutil.rmtree(work, ignore_errors=True)
+        from geostack_pipeline.sandbox.world.rendering import render_scene  # noqa: PLC0415 - it brings GDAL and numba
 
-    def _ground(self, scene: PhysicalScene) -> TileGround:
-        key = (scene.site.name, scene.tile.mgrs)
-        if key not in self._grounds:
-            self._grounds[key] = Ground(self.seed, scene.site).tile(scene.tile)
-        return self._grounds[key]
-
-    @staticmethod
-    def _visible(
-        scene: PhysicalScene, renderer: SceneRenderer, classes: npt.NDArray[np.uint8]
-    ) -> dict[str, list[int]]:
-        """Return plume -> [clear pixels, pixels] of its footprint within this tile."""
-        counts = {}
-        for planted in scene.overpass.plumes:
-            inside = _halved(renderer.enhancement((planted,))) >= FOOTPRINT_PPM_M
-            clear = inside & np.isin(classes, (4, 5))
-            counts[planted.name] = [int(clear.sum()), int(inside.sum())]
-        return counts
+        render_scene(self, scene, list(todo), self._grounds)
 
     # --- what is on disk -----------------------------------------------------------------------------------
 
-    def _scene_folder(self, scene: PhysicalScene) -> Path:
+    def scene_folder(self, scene: PhysicalScene) -> Path:
+        """Return the folder of a scene's encodings."""
         return self.folder / "scenes" / scene.id
 
     def facts(self, scene: PhysicalScene) -> dict[str, Any]:
         """Return what rendering counted: percentages of classes, visible parts of plumes."""
-        loaded: dict[str, Any] = json.loads((self._scene_folder(scene) / "facts.json").read_text(encoding="utf-8"))
+        loaded: dict[str, Any] = json.loads(
+            (self.scene_folder(scene) / "facts.json").read_text(encoding="utf-8")
+        )
         return loaded
 
     def files(self, scene: PhysicalScene, encoding: Encoding) -> dict[str, tuple[Path, dict[str, Any]]]:
         """Return file name -> (path, {size, md5}) of one encoding."""
-        folder = self._scene_folder(scene) / encoding.folder
+        folder = self.scene_folder(scene) / encoding.folder
         listing = json.loads((folder / "files.json").read_text(encoding="utf-8"))
         return {name: (folder / name, description) for name, description in listing.items()}
 
     def _some_encoding(self, scene: PhysicalScene, baseline: str) -> tuple[Path, int]:
-        for folder in sorted(self._scene_folder(scene).glob(f"*-{baseline}-plus*")):
+        for folder in sorted(self.scene_folder(scene).glob(f"*-{baseline}-plus*")):
             return folder, int(folder.name.rpartition("plus")[2])
         raise StorageError(
             "the scene has not been rendered",
@@ -268,7 +180,12 @@ class World:
         )
 
     def reflectance(
-        self, scene: PhysicalScene, band: str, window: tuple[int, int, int, int] | None = None, *, baseline: str | None = None
+        self,
+        scene: PhysicalScene,
+        band: str,
+        window: tuple[int, int, int, int] | None = None,
+        *,
+        baseline: str | None = None,
     ) -> Floats:
         """Return the true reflectance of a band, (rows, columns) float32, NaN where nothing was seen.
 
@@ -282,8 +199,7 @@ class World:
             baseline: The processing; None is the newest.
         """
         folder, offset = self._some_encoding(scene, baseline or scene.newest.baseline)
-        with rasterio.open(folder / f"{band}.tif") as raster:
-            numbers = raster.read(1, window=Window(*window) if window else None)
+        numbers = _read(folder / f"{band}.tif", window)
         values = ((numbers.astype(np.float64) - offset) * 1e-4).astype(np.float32)
         values[numbers == 0] = np.nan
         return values
@@ -293,81 +209,42 @@ class World:
     ) -> npt.NDArray[np.uint8]:
         """Return the scene classification on 20 m pixels; ``window`` as in :meth:`reflectance`."""
         folder, _ = self._some_encoding(scene, scene.newest.baseline)
-        with rasterio.open(folder / "SCL.tif") as raster:
-            return np.asarray(raster.read(1, window=Window(*window) if window else None))
+        return _read(folder / "SCL.tif", window)
 
     def enhancement(self, scene: PhysicalScene) -> Floats:
         """Return the true methane column above the background on the tile's 20 m pixels, ppm m; renders anew."""
-        empty = TileGround(reflectance={}, vegetated=np.zeros((0, 0), np.float32))
-        return _halved(SceneRenderer(self.seed, scene, empty).enhancement())
+        from geostack_pipeline.sandbox.world.rendering import column_of  # noqa: PLC0415 - it brings GDAL and numba
+
+        return column_of(self.seed, scene)
 
     # --- the truth -----------------------------------------------------------------------------------------
 
     @cached_property
     def truth(self) -> tuple[PlumeTruth, ...]:
-        """Every planted plume, by time and name; needs rendered scenes."""
-        found = []
-        for overpass in self.plan.passes:
-            site = next(site for site in self.plan.sites if site.name == overpass.site)
-            seen = [self.facts(scene)["visible"] for scene in self.scenes if scene.overpass is overpass]
-            for planted in overpass.plumes:
-                found.append(self._truth_of(site, overpass.start, planted, [each[planted.name] for each in seen]))
-        return tuple(found)
+        """Every planted plume, by time and name; needs rendered scenes, and is then kept beside them."""
+        kept = self.folder / "truth.json"
+        if not kept.is_file():
+            from geostack_pipeline.sandbox.world.truth import plume_truth  # noqa: PLC0415 - it brings GDAL
 
-    def _truth_of(self, site: SitePlan, start: datetime, planted: Any, seen: list[list[int]]) -> PlumeTruth:
-        ground = ground_grid(site)
-        column = plume.enhancement(self.seed, site, ground, planted, when=start.isoformat())
-        x, y = site_centre(site)
-        longitude, latitude = project(ground.epsg, 4326, x + planted.east_m, y + planted.north_m)
-        coarse = _halved(column)
-        inside = coarse >= FOOTPRINT_PPM_M
-        transform = Affine(*ground.coarser(2).transform)
-        polygons = [
-            shapely.geometry.shape(geometry)
-            for geometry, value in shapes(inside.astype(np.uint8), mask=inside, transform=transform)
-            if value == 1
-        ]
-
-        def to_degrees(points: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-            return np.stack(project(ground.epsg, 4326, points[:, 0], points[:, 1]), axis=1).round(7)
-
-        outline = shapely.transform(shapely.MultiPolygon(polygons), to_degrees)
-        # A kilogram per square metre is so many ppm m; a pixel has 100 square metres.
-        mass = float(column.sum(dtype=np.float64)) * 100.0 / plume.ppm_m_per_kg_m2()
-        pixels = max(int(inside.sum()), 1)
-        return PlumeTruth(
-            name=planted.name,
-            area=site.name,
-            time=start,
-            longitude=round(float(longitude), 6),
-            latitude=round(float(latitude), 6),
-            rate_kg_h=planted.rate_kg_h,
-            wind_m_s=planted.wind_m_s,
-            wind_to_deg=planted.wind_to_deg,
-            mass_kg=round(mass, 2),
-            peak_ppm_m=round(float(coarse.max()), 1),
-            threshold_ppm_m=FOOTPRINT_PPM_M,
-            footprint=shapely.geometry.mapping(outline),
-            visible=round(min(1.0, max((clear for clear, _ in seen), default=0) / pixels), 3),
-        )
+            found = []
+            for overpass in self.plan.passes:
+                site = next(site for site in self.plan.sites if site.name == overpass.site)
+                seen = [self.facts(scene)["visible"] for scene in self.scenes if scene.overpass is overpass]
+                found += [
+                    plume_truth(
+                        self.seed, site, overpass.start, planted, [each[planted.name] for each in seen]
+                    )
+                    for planted in overpass.plumes
+                ]
+            partial = kept.with_name(f".truth-{os.getpid()}-{uuid.uuid4().hex[:8]}")
+            partial.write_text(json.dumps(found), encoding="utf-8")
+            partial.replace(kept)
+        return tuple(PlumeTruth.from_json(each) for each in json.loads(kept.read_text(encoding="utf-8")))
 
 
-def _halved(values: Floats) -> Floats:
-    rows, columns = values.shape
-    return np.asarray(values.reshape(rows // 2, 2, columns // 2, 2).mean(axis=(1, 3)), np.float32)
+def _read(path: Path, window: tuple[int, int, int, int] | None) -> npt.NDArray[Any]:
+    import rasterio  # noqa: PLC0415 - GDAL takes long to import, and serving needs none of it
+    from rasterio.windows import Window  # noqa: PLC0415
 
-
-def _describe(path: Path) -> dict[str, Any]:
-    data = path.read_bytes()
-    return {"size": len(data), "md5": hashlib.md5(data, usedforsecurity=False).hexdigest()}
-
-
-def _alive(name: str) -> bool:
-    """Tell whether the process that made a temporary folder still runs."""
-    try:
-        os.kill(int(name.split("-")[1]), 0)
-    except (ProcessLookupError, ValueError, IndexError):
-        return False
-    except PermissionError:
-        return True
-    return True
+    with rasterio.open(path) as raster:
+        return np.asarray(raster.read(1, window=Window(*window) if window else None))
