@@ -139,9 +139,9 @@ def plan_crop(
     *,
     margin: int = 1,
 ) -> CropPlan | None:
-    """Return what to move for an area, or None for what cannot be cut (fetch it whole):
-    no tiled TIFF, or one whose internal mask is not tiled.
+    """Return what to move for an area, or None for what cannot be cut and is fetched whole.
 
+    None stands for other formats, TIFFs in strips, and those whose internal mask is not tiled.
     An area that does not touch the image gives a plan with ``intersects`` false.
     Costs one ranged request of 16 KiB for a COG, more only for a longer header.
 
