@@ -32,11 +32,11 @@ class RetryPolicy:
     """Time limit of a whole search."""
     walk_timeout_s: float = 600.0
     """Time limit of one walk through the pages of one window."""
-    floor: timedelta = timedelta(hours=3)
+    floor: timedelta = timedelta(hours=1)
     """Shortest window that halving may produce."""
     walks: int = 3
     """Walks through a window before differing answers are an error."""
-    split_above: int = 2000
+    split_above: int = 1000
     """A window that matches more items is halved before it is walked, so that halves walk side by side."""
 
     def backoff(self, attempt: int) -> float:

@@ -155,7 +155,8 @@ def _where(scenes: pa.Table, where: str) -> set[int]:
         connection.execute("SET lock_configuration = true")
         try:
             # the expression is one that duckdb printed itself, on a connection that reaches nothing but this table
-            kind = connection.execute(f"DESCRIBE SELECT ({expression}) AS keep FROM scenes").fetchall()[0][1]
+            described = f"DESCRIBE SELECT ({expression}) AS keep FROM scenes"  # noqa: S608
+            kind = connection.execute(described).fetchall()[0][1]
             if kind != "BOOLEAN":
                 raise _bad_where(where, f"an expression of type {kind}, not true or false", columns)
             rows = connection.execute(f"SELECT {_ROW} FROM scenes WHERE ({expression})").fetchall()  # noqa: S608

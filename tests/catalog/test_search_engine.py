@@ -186,9 +186,11 @@ def test_filters_travel_in_either_language() -> None:
 @pytest.mark.parametrize("walker", ["rustac", "pager"])
 @pytest.mark.parametrize("lie", [-3, 4])
 def test_a_wrong_count_is_an_error_never_a_list(walker: str, lie: int) -> None:
-    with serving(LoopbackCatalog([thing(number) for number in range(15)], lie=lie)) as catalog:
-        with pytest.raises(IncompleteSearchError) as caught:
-            search(StubProvider(catalog.url, walker=walker), DAY, AREAS, policy=QUICK)
+    with (
+        serving(LoopbackCatalog([thing(number) for number in range(15)], lie=lie)) as catalog,
+        pytest.raises(IncompleteSearchError) as caught,
+    ):
+        search(StubProvider(catalog.url, walker=walker), DAY, AREAS, policy=QUICK)
     text = str(caught.value)
     assert "stub 2024-06-01" in text
     assert f"{15 + lie} counted, 15 received" in text
@@ -362,23 +364,29 @@ def test_a_refused_login_is_an_auth_error_without_the_secret(walker: str, status
 
 @pytest.mark.parametrize("walker", ["rustac", "pager"])
 def test_404_names_collection_and_url(walker: str) -> None:
-    with serving(LoopbackCatalog([], fault=always(page({"detail": "Not Found"}, 404)))) as catalog:
-        with pytest.raises(CatalogError, match=r"404 from http://127.0.0.1:\d+/search.*things"):
-            search(StubProvider(catalog.url, walker=walker), DAY, AREAS, policy=QUICK)
+    with (
+        serving(LoopbackCatalog([], fault=always(page({"detail": "Not Found"}, 404)))) as catalog,
+        pytest.raises(CatalogError, match=r"404 from http://127.0.0.1:\d+/search.*things"),
+    ):
+        search(StubProvider(catalog.url, walker=walker), DAY, AREAS, policy=QUICK)
     assert len(catalog.log) == 1
 
 
 def test_400_says_what_the_catalog_said() -> None:
-    with serving(LoopbackCatalog([], fault=always((400, {}, b"<p>bbox is\nwrong</p>")))) as catalog:
-        with pytest.raises(CatalogError, match=r"400 .*: bbox is wrong"):
-            search(StubProvider(catalog.url), DAY, AREAS, policy=QUICK)
+    with (
+        serving(LoopbackCatalog([], fault=always((400, {}, b"<p>bbox is\nwrong</p>")))) as catalog,
+        pytest.raises(CatalogError, match=r"400 .*: bbox is wrong"),
+    ):
+        search(StubProvider(catalog.url), DAY, AREAS, policy=QUICK)
 
 
 def test_a_redirect_to_a_login_page_is_told() -> None:
     reply = (302, {"location": "https://user:pw@login.example.com/cas?ticket=1"}, b"")
-    with serving(LoopbackCatalog([], fault=always(reply))) as catalog:
-        with pytest.raises(CatalogError, match=r"to login.example.com\. ") as caught:
-            search(StubProvider(catalog.url), DAY, AREAS, policy=QUICK)
+    with (
+        serving(LoopbackCatalog([], fault=always(reply))) as catalog,
+        pytest.raises(CatalogError, match=r"to login.example.com\. ") as caught,
+    ):
+        search(StubProvider(catalog.url), DAY, AREAS, policy=QUICK)
     assert "pw" not in str(caught.value)
     assert "ticket" not in str(caught.value)
 
@@ -493,9 +501,11 @@ def test_a_spent_rate_limit_is_respected_before_the_429() -> None:
     ],
 )
 def test_nonsense_is_retried_then_an_error(walker: str, reply: Reply, found: str) -> None:
-    with serving(LoopbackCatalog([], fault=always(reply))) as catalog:
-        with pytest.raises(CatalogError, match=found) as caught:
-            search(StubProvider(catalog.url, walker=walker), DAY, AREAS, policy=QUICK)
+    with (
+        serving(LoopbackCatalog([], fault=always(reply))) as catalog,
+        pytest.raises(CatalogError, match=found) as caught,
+    ):
+        search(StubProvider(catalog.url, walker=walker), DAY, AREAS, policy=QUICK)
     assert not isinstance(caught.value, CatalogUnavailableError)
     assert len(catalog.log) == 3
     items = [thing(number) for number in range(25)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from datetime import UTC, date, datetime, timedelta
+from itertools import pairwise
 
 import pytest
 import shapely
@@ -70,7 +71,7 @@ def test_halves_tile_the_day(day: date, depth: int) -> None:
     start, end = day_bounds(day)
     assert pending[0].start == start == datetime(day.year, day.month, day.day, tzinfo=UTC)
     assert pending[-1].end == end == start + timedelta(days=1)
-    assert all(a.end == b.start for a, b in zip(pending, pending[1:], strict=False))
+    assert all(a.end == b.start for a, b in pairwise(pending))
     assert all(window.start < window.end and window.start.microsecond == 0 for window in pending)
 
 
