@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 
 _SHARED = Path(__file__).parents[1].parent / "shared"
 
@@ -15,3 +18,28 @@ def shared_dir() -> Path:
     if not (_SHARED / "samples").is_dir():
         pytest.skip(f"recorded samples are not at hand: {_SHARED.name}/samples is no folder beside the checkout")
     return _SHARED
+
+
+@pytest.fixture(scope="session")
+def small_sandbox(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """The small synthetic world on loopback, one for all tests; a test that switches faults on switches them off."""
+    from geostack_pipeline.sandbox.serve import Sandbox
+
+    with Sandbox.start(tmp_path_factory.mktemp("world"), small=True) as sandbox:
+        yield sandbox
+
+
+@pytest.fixture
+def sandbox_settings(small_sandbox: Any, tmp_path: Path) -> Callable[..., Path]:
+    """Write a settings file that leads to the small sandbox, with a store of the test's own; return its path."""
+
+    def write(name: str = "geostack.yaml", **changes: Any) -> Path:
+        settings = {"root": "file:store", **small_sandbox.settings()}
+        provider = changes.pop("earth_search", {})
+        settings["providers"]["earth_search"].update(provider)
+        settings.update(changes)
+        file = tmp_path / name
+        file.write_text(yaml.safe_dump(settings, sort_keys=False), encoding="utf-8")
+        return file
+
+    return write

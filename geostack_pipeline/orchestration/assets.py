@@ -258,7 +258,7 @@ def _run(
 ) -> Iterator[Any]:
     """Try every date of the run, record the finished ones, then fail naming the rest."""
     tags = input_tags(context)
-    ws: Workspace = context.resources.workspace.open(run_id=context.run_id, pins=config.pins)
+    ws: Workspace = context.resources.workspace.open(run_id=context.run.run_id, pins=config.pins)
     provider: Provider = getattr(context.resources, key).provider()
     done: dict[str, DayResult] = {}
     failed: dict[str, str] = {}

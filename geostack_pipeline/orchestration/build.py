@@ -22,7 +22,7 @@ def build_definitions(settings: Settings, settings_file: str = "") -> dg.Definit
     """
     days = partitions(settings.start_date)
     keys = list(settings.providers)
-    jobs = {key: provider_job(key, days) for key in keys}
+    jobs = {key: provider_job(key) for key in keys}
     with warnings.catch_warnings():
         # Backfill policies are marked beta; the constraints file pins the Dagster that the range runs were tested with.
         warnings.simplefilter("ignore", dg.BetaWarning)

@@ -11,12 +11,11 @@ from geostack_pipeline.settings import Settings
 from geostack_pipeline.stages.plan import STAGES
 
 
-def provider_job(key: str, days: dg.DailyPartitionsDefinition) -> dg.UnresolvedAssetJobDefinition:
+def provider_job(key: str) -> dg.UnresolvedAssetJobDefinition:
     """Return the job that brings dates of a provider from the catalog to the methane map."""
     return dg.define_asset_job(
         name=f"{key}_daily",
         selection=dg.AssetSelection.assets(*([key, stage] for stage in STAGES)),
-        partitions_def=days,
         description=f"{key}: scene list, selection, cached bytes, cube and methane map of the chosen dates.",
         tags={"geostack/provider": key},
         executor_def=dg.in_process_executor,

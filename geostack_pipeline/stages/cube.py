@@ -102,7 +102,9 @@ def _write(
     ws: Workspace, provider: Provider, day: str, target: str, granules: Snapshot
 ) -> tuple[Snapshot, dict[str, Any]]:
     # Compilers and plotting are loaded where something is computed: planning and adopting need none of them.
-    from geostack_pipeline.cube.build import build_cube
+    import xarray as xr
+
+    from geostack_pipeline.cube.build import build_packed
     from geostack_pipeline.cube.write import finish_tree, write_node
     from geostack_pipeline.publish.quicklook import true_colour
 
@@ -125,9 +127,10 @@ def _write(
             if area.name not in wanted or area.name in taken:
                 continue
             rows = manifest.filter(pl.col("area") == area.name)
-            dataset = build_cube(grid_for(area), scene_layers(ws, rows, bands), bands)
-            dataset.attrs.update({"area": area.name, "provider": provider.key, "partition": day})
-            write_node(zarr, area.name, dataset)
+            packed = build_packed(grid_for(area), scene_layers(ws, rows, bands), bands)
+            packed.attrs.update({"area": area.name, "provider": provider.key, "partition": day})
+            write_node(zarr, area.name, packed)
+            dataset = xr.decode_cf(packed)
             attempt.put(
                 f"quicklook-{area.name}.png", true_colour(dataset, title=f"{provider.key} {area.name}")
             )

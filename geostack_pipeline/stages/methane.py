@@ -30,7 +30,7 @@ NAME = "methane"
 CODE_VERSION = "1"
 TREE = cube_stage.TREE
 
-ENHANCEMENT_RANGE = (-20_000.0, 100_000.0)
+ENHANCEMENT_RANGE = (-35_000.0, 70_000.0)
 """Column enhancement in ppm m that a Sentinel-2 retrieval can return at all: beyond it, a field is broken."""
 
 
@@ -119,6 +119,7 @@ def _write(
     # Loaded where something is computed, as in the cube stage.
     from geostack_pipeline.cube.write import finish_tree, write_node
     from geostack_pipeline.methane.detection import DetectionSettings
+    from geostack_pipeline.methane.plume_table import plume_rows, to_geoparquet
     from geostack_pipeline.methane.plumes import detect
     from geostack_pipeline.methane.retrieve import retrieve
     from geostack_pipeline.publish import quicklook
@@ -147,15 +148,15 @@ def _write(
                 fields, area=name, settings=DetectionSettings(**detection(ws)), provider=provider.key
             )
             write_node(zarr, name, fields)
-            buffer = io.BytesIO()
-            pq.write_table(table, buffer, compression="zstd")
-            attempt.put(f"plumes-{name}.parquet", buffer.getvalue())
+            attempt.put(f"plumes-{name}.parquet", to_geoparquet(table))
             attempt.put(
                 f"quicklook-{name}.png",
                 quicklook.methane(node, fields, table, title=f"{provider.key} {name}"),
             )
             attempt.put(f"summary-{name}.parquet", _summary(name, fields))
             plumes += table.num_rows
+        if not wanted:
+            attempt.put("plumes.parquet", to_geoparquet(plume_rows([])))
         finish_tree(zarr, {"provider": provider.key, "partition": day, "maturity": "screening"})
         total = (
             sum(
