@@ -200,7 +200,7 @@ class _Api:
         return _answer(
             {
                 "$schema": "https://json-schema.org/draft/2020-12/schema",
-                "$id": f"{self._root}{request.url.path.rpartition('/v1')[2]}",
+                "$id": f"{self._root}{request.scope['path']}",
                 "type": "object",
                 "title": "Queryables for Earth Search by Element 84",
                 "properties": {"eo:cloud_cover": {"type": "number", "minimum": 0, "maximum": 100}},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import operator
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -72,6 +73,10 @@ def _holds(value: Any, conditions: Mapping[str, Any]) -> bool:
             raise BadRequestError(f"Invalid query operator {name}")
         if value is None:
             return False
+        if isinstance(value, int | float) and isinstance(wanted, str):
+            # Some clients send numbers as text; the search engine behind the API reads them as numbers.
+            with contextlib.suppress(ValueError):
+                wanted = float(wanted)  # noqa: PLW2901 - the same value in another type
         try:
             if not _OPERATORS[name](value, wanted):
                 return False

@@ -22,6 +22,7 @@ from geostack_pipeline.sandbox.dialects.base import StoredObject
 
 _ACCOUNT = "123456789012"
 _REGION = "us-west-2"
+_DENIED = b"<Error><Code>AccessDenied</Code><Message>Access Denied</Message></Error>"
 
 
 def make_bucket_app(buckets: Mapping[str, Mapping[str, StoredObject]]) -> ASGIApp:
@@ -85,6 +86,12 @@ class _FromWsgi:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
+            return
+        if scope["method"] not in {"GET", "HEAD"}:
+            # moto lets anyone write into a bucket; public buckets do not.
+            headers = [(b"content-type", b"application/xml"), (b"content-length", str(len(_DENIED)).encode())]
+            await send({"type": "http.response.start", "status": 403, "headers": headers})
+            await send({"type": "http.response.body", "body": _DENIED})
             return
         body = b""
         while True:

@@ -14,9 +14,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import uvicorn
-from starlette.applications import Starlette
-from starlette.routing import Mount
-from starlette.types import ASGIApp
+from starlette.responses import PlainTextResponse
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from geostack_pipeline.errors import SettingsError
 from geostack_pipeline.sandbox.config import ServeConfig
@@ -99,12 +98,37 @@ def _applications(
     }
 
     def catalogs(board: FaultBoard, log: RequestLog) -> ASGIApp:
-        return Starlette(routes=[Mount(path, Watched(app, key, board, log)) for path, key, app in mounts])
+        return _Mounted({path: Watched(_At(path, app), key, board, log) for path, key, app in mounts})
 
     def storage(board: FaultBoard, log: RequestLog) -> ASGIApp:
         return Watched(make_bucket_app(buckets), None, board, log)
 
     return about, [catalogs, storage]
+
+
+class _At:
+    """An application that answers below a path, with or without a slash behind it, as if it were the root."""
+
+    def __init__(self, path: str, app: ASGIApp) -> None:
+        self._path = path
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self._app({**scope, "path": scope["path"].removeprefix(self._path) or "/"}, receive, send)
+
+
+class _Mounted:
+    """Applications side by side, each below its own path."""
+
+    def __init__(self, apps: Mapping[str, ASGIApp]) -> None:
+        self._apps = apps
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        for path, app in self._apps.items():
+            if f"{scope['path']}/".startswith(f"{path}/"):
+                await app(scope, receive, send)
+                return
+        await PlainTextResponse("nothing is served here", 404)(scope, receive, send)
 
 
 def serve(
