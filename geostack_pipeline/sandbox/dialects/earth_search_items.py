@@ -272,7 +272,13 @@ def _asset(
 ) -> dict[str, Any]:
     fixed = {
         "granule_metadata": ("granule_metadata.xml", "application/xml", None, ["metadata"]),
-        "thumbnail": ("thumbnail.jp2", "image/jpeg", "Thumbnail image", ["thumbnail"]),
+        # Newer items call a JPEG 2000 file image/jpeg, as recorded.
+        "thumbnail": (
+            "thumbnail.jp2" if processing is scene.newest else "thumbnail.jpg",
+            "image/jpeg",
+            "Thumbnail image",
+            ["thumbnail"],
+        ),
         "tileinfo_metadata": ("tileinfo_metadata.json", "application/json", None, ["metadata"]),
     }
     if key in fixed:
