@@ -130,6 +130,8 @@ class Launcher:
                 raise_on_error=False,
             )
             run_ids.append(result.run_id)
+            if not result.success and _interrupted(result):
+                raise KeyboardInterrupt
             if not result.success and set(failed) == before:
                 # The step failed before it came to its dates.
                 for day in days:
@@ -144,6 +146,18 @@ class Launcher:
             # The command line tells its own story; errors reach it through the report.
             "loggers": {"console": {"config": {"log_level": "CRITICAL"}}},
         }
+
+
+def _interrupted(result: dg.ExecuteInProcessResult) -> bool:
+    """Whether the run ended by Ctrl-C, which Dagster turns into a failure of the step."""
+    for event in result.all_events:
+        if event.is_step_failure:
+            error = event.step_failure_data.error
+            while error is not None:
+                if error.cls_name in {"DagsterExecutionInterruptedError", "KeyboardInterrupt"}:
+                    return True
+                error = error.cause
+    return False
 
 
 def _reason(result: dg.ExecuteInProcessResult) -> str:

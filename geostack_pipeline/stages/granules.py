@@ -175,7 +175,7 @@ def wishes(
                 try:
                     ref = provider.locate(item["assets"][band]["href"])
                 except GeostackError as error:
-                    error.subject = f"{provider.key} item {item['id']} asset {band}"
+                    error.subject = f"{provider.key} item {item['id']} asset {band}: {error.subject}"
                     raise
                 wanted.append(_Wish(area=area, grid=grid, item=item, asset=band, coverage=share, ref=ref))
     return wanted, skipped
