@@ -1,4 +1,4 @@
-# ruff: noqa: INP001 - a script, no package
+
 """Build the table that turns Sentinel-2 band ratios into methane, from radiances and spectral responses.
 
 Usage::
