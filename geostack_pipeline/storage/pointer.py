@@ -64,10 +64,9 @@ class _Stored:
 
     pointer: Pointer | None
     """None in a document that only fences: no version was ever pointed at."""
-    fence: int
-    """Raised by gc so that a move that read the pointer earlier fails (object stores)."""
     move: str
-    """Unique per write: tells a lost answer to our own write from another writer's."""
+    """Unique per write: makes each document, and so its ETag, another one, and tells a lost answer to
+    our own write from another writer's."""
     e_tag: str | None
 
 
@@ -112,7 +111,7 @@ def move_pointer(root: Root, snapshot: Snapshot, *, run_id: str | None, durable:
                 return cast("Pointer", now)
             _require_complete(root, snapshot)
             key = _key(snapshot.asset, snapshot.partition)
-            data = _encode(pointer, fence=0, move=uuid.uuid4().hex)
+            data = _encode(pointer, uuid.uuid4().hex)
             if durable:
                 with storage_errors(root.describe(key), "writing"):
                     replace_flushed(root.path / key, data)
@@ -131,7 +130,7 @@ def fence(root: Root, asset: str, partition: str) -> Pointer | None:
     for _ in range(_MOST_TRIES):
         stored = _load(root, asset, partition)
         move = uuid.uuid4().hex
-        data = _encode(stored.pointer, fence=stored.fence + 1, move=move)
+        data = _encode(stored.pointer, move)
         if _swap(root, asset, partition, data, stored, move):
             return stored.pointer
         time.sleep(_PAUSE_S)
@@ -147,7 +146,7 @@ def _swap_until_done(root: Root, snapshot: Snapshot, pointer: Pointer) -> Pointe
             return stored.pointer
         _require_complete(root, snapshot)
         move = uuid.uuid4().hex
-        if _swap(root, asset, partition, _encode(pointer, fence=stored.fence, move=move), stored, move):
+        if _swap(root, asset, partition, _encode(pointer, move), stored, move):
             return pointer
         time.sleep(_PAUSE_S * min(attempt + 1, 10))
     raise _contended(asset, partition)
@@ -172,7 +171,7 @@ def _load(root: Root, asset: str, partition: str) -> _Stored:
             answer = obstore.get(root.store, _key(asset, partition))
             data = bytes(answer.bytes())
     except FileNotFoundError:
-        return _Stored(pointer=None, fence=0, move="", e_tag=None)
+        return _Stored(pointer=None, move="", e_tag=None)
     e_tag = answer.meta["e_tag"]
     if e_tag is None:
         raise StorageError(
@@ -203,23 +202,23 @@ def _key(asset: str, partition: str) -> str:
     return f"{partition_key(asset, partition)}/{CURRENT}"
 
 
-def _encode(pointer: Pointer | None, *, fence: int, move: str) -> bytes:
+def _encode(pointer: Pointer | None, move: str) -> bytes:
     fields = {"version": None} if pointer is None else asdict(pointer)
-    return canonical_json({"format": FORMAT, **fields, "fence": fence, "move": move})
+    return canonical_json({"format": FORMAT, **fields, "move": move})
 
 
 def _decode(data: bytes, asset: str, partition: str, e_tag: str | None) -> _Stored:
     subject = f"{asset} {partition}"
     document = read_document(data, subject, CURRENT)
     try:
-        number, move = int(document.pop("fence")), str(document.pop("move"))
+        move = str(document.pop("move"))
         del document["format"]
         pointer = None if document["version"] is None else Pointer(**document)
     except (KeyError, TypeError, ValueError) as error:
         raise unreadable(subject, CURRENT, f"{type(error).__name__}: {error}") from error
     if pointer is not None and (pointer.asset, pointer.partition) != (asset, partition):
         raise unreadable(subject, CURRENT, f"the pointer of {pointer.asset} {pointer.partition}")
-    return _Stored(pointer=pointer, fence=number, move=move, e_tag=e_tag)
+    return _Stored(pointer=pointer, move=move, e_tag=e_tag)
 
 
 def _contended(asset: str, partition: str) -> StorageError:

@@ -180,13 +180,14 @@ def test_a_fence_before_the_first_pointer_shows_no_version(s3_root: Root) -> Non
 
 
 def test_an_attempt_that_fails_leaves_nothing(any_store: ArtifactStore) -> None:
-    with (
-        pytest.raises(ZeroDivisionError),
-        any_store.begin("a", "p", "v", kind="table", code_version="1", upstream={}) as attempt,
-    ):
-        attempt.put("f", b"x")
-        attempt.put("g/h", b"x")
-        raise ZeroDivisionError
+    def fail() -> None:
+        with any_store.begin("a", "p", "v", kind="table", code_version="1", upstream={}) as attempt:
+            attempt.put("f", b"x")
+            attempt.put("g/h", b"x")
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
     assert any_store.root.objects("artifacts") == []
     assert any_store.versions("a", "p") == []
 
@@ -196,7 +197,8 @@ def test_a_generator_that_fails_leaves_no_file(any_store: ArtifactStore) -> None
         yield b"x" * 6_000_000
         raise ZeroDivisionError
 
-    with any_store.begin("a", "p", "v", kind="table", code_version="1", upstream={}) as attempt:
+    attempt = any_store.begin("a", "p", "v", kind="table", code_version="1", upstream={})
+    with attempt:
         with pytest.raises(ZeroDivisionError):
             attempt.put("f", chunks())
         attempt.put("g", b"1")

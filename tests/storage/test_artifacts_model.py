@@ -17,7 +17,7 @@ from geostack_pipeline.storage.artifacts import ArtifactStore, Attempt, Snapshot
 from geostack_pipeline.storage.roots import Root, open_root
 
 PARTITIONS = st.sampled_from(["2024-06-01", "2024-06-02"])
-VERSIONS = st.sampled_from(["v1", "v2", "v3"])
+VERSIONS = st.sampled_from(["v1", "v2"])
 PATHS = st.sampled_from(["a", "b/c", "tree.zarr/c/0/0"])
 DATA = st.binary(max_size=40)
 
@@ -53,11 +53,13 @@ class Histories(RuleBasedStateMachine):
         self.patch.undo()
         shutil.rmtree(self.folder)
 
-    @rule(target=attempts, partition=PARTITIONS, version=VERSIONS)
-    def begin(self, partition: str, version: str) -> Attempt:
+    @rule(target=attempts, partition=PARTITIONS, version=VERSIONS, path=PATHS, data=DATA)
+    def begin(self, partition: str, version: str, path: str, data: bytes) -> Attempt:
         attempt = self.store.begin("es/cube", partition, version, kind="tree", code_version="1", upstream={})
         self.written[attempt.id] = {}
-        return attempt.__enter__()
+        attempt.__enter__()
+        self.put(attempt, path, data)
+        return attempt
 
     @rule(attempt=attempts, path=PATHS, data=DATA)
     def put(self, attempt: Attempt, path: str, data: bytes) -> None:
@@ -65,12 +67,14 @@ class Histories(RuleBasedStateMachine):
             attempt.put(path, data)
             self.written[attempt.id][path] = data
 
-    @rule(attempt=attempts, snapshot=snapshots)
-    def reference(self, attempt: Attempt, snapshot: Snapshot) -> None:
+    @rule(attempt=attempts, snapshot=snapshots, over=st.none() | DATA)
+    def reference(self, attempt: Attempt, snapshot: Snapshot, over: bytes | None) -> None:
         if attempt._state == "open" and snapshot is not None:
             path = min(snapshot.files)
             assert attempt.reference(snapshot, path) == 1
             self.written[attempt.id][path] = self.complete[snapshot.partition, snapshot.version][path]
+            if over is not None:
+                self.put(attempt, path, over)
 
     @rule(target=snapshots, attempt=attempts)
     def commit(self, attempt: Attempt):
@@ -183,5 +187,5 @@ class Histories(RuleBasedStateMachine):
 
 TestHistories = Histories.TestCase
 TestHistories.settings = settings(
-    max_examples=40, stateful_step_count=25, deadline=None, suppress_health_check=list(HealthCheck)
+    max_examples=60, stateful_step_count=30, deadline=None, suppress_health_check=list(HealthCheck)
 )

@@ -8,6 +8,7 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -127,6 +128,19 @@ def test_a_lease_that_is_held_is_told_of_and_threads_exclude_each_other(root: Ro
         pass
     with lease(root, "a", "p", timeout_s=0.0), lease(root, "a", "q", timeout_s=0.0):
         pass
+
+
+def test_a_pointer_moves_under_its_lease_alone(root: Root) -> None:
+    store = ArtifactStore(root)
+    snapshot = write(store, "a", "p", "v", point=False)
+    moved = threading.Thread(target=store.point, args=(snapshot,))
+    with lease(root, "a", "p"):
+        moved.start()
+        moved.join(0.3)
+        assert moved.is_alive()
+        assert store.pointer("a", "p") is None
+    moved.join(10)
+    assert store.current("a", "p") == snapshot
 
 
 def _open_elsewhere(snapshot, queue) -> None:

@@ -130,7 +130,7 @@ def test_a_source_that_keeps_changing_is_given_up(server: FaultyServer, dest: Pa
         for n in range(20)
         for fault in (Fault(cut_after=900_000, etag=f'"{n}"'), Fault(etag=f'"{n}x"', cut_after=900_000))
     ]
-    with pytest.raises(TransferError, match="kept changing|could not be read in 4 tries") as caught:
+    with pytest.raises(TransferError, match=r"kept changing|could not be read in 4 tries") as caught:
         download(server.store(), "k", dest, retry=QUICK)
     assert caught.value.retryable
     assert len(server.seen) <= 8

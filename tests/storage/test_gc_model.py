@@ -44,16 +44,20 @@ class Collections(RuleBasedStateMachine):
             attempt.__exit__(None, None, None)
         shutil.rmtree(self.folder)
 
-    def some_versions(self, data, most: int = 2) -> set[Version]:
+    def some_versions(self, data) -> set[Version]:
         known = sorted(self.upstream)
-        return set(data.draw(st.lists(st.sampled_from(known), max_size=most))) if known else set()
+        return set(data.draw(st.lists(st.sampled_from(known), min_size=1, max_size=2))) if known else set()
 
     def as_upstream(self, versions: set[Version]) -> tuple[dict[str, str], set[Version]]:
         """One version per upstream partition, as the store records it."""
         chosen = {f"{asset}/{partition}": version for asset, partition, version in sorted(versions)}
         return chosen, {version for version in versions if chosen[f"{version[0]}/{version[1]}"] == version[2]}
 
-    @rule(data=st.data(), asset=ASSETS, partition=PARTITIONS, point=st.booleans())
+    @rule(data=st.data(), count=st.integers(1, 4))
+    def write_several(self, data, count: int) -> None:
+        for _ in range(count):
+            self.write(data, data.draw(ASSETS), data.draw(PARTITIONS), data.draw(st.booleans()))
+
     def write(self, data, asset: str, partition: str, point: bool) -> None:
         self.count += 1
         names, upstream = self.as_upstream(self.some_versions(data))
@@ -179,5 +183,5 @@ class Collections(RuleBasedStateMachine):
 
 TestCollections = Collections.TestCase
 TestCollections.settings = settings(
-    max_examples=25, stateful_step_count=20, deadline=None, suppress_health_check=list(HealthCheck)
+    max_examples=50, stateful_step_count=25, deadline=None, suppress_health_check=list(HealthCheck)
 )

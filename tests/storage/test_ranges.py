@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import pairwise
 
 import obstore
 import pytest
@@ -54,7 +55,7 @@ def test_spans_cover_all_and_bridge_no_large_gap(ranges: list[tuple[int, int]], 
     for start, stop in spans:
         assert start in wanted
         assert stop - 1 in wanted
-    for before, after in zip(spans, spans[1:], strict=False):
+    for before, after in pairwise(spans):
         assert after[0] - before[1] > gap
     extra = sorted(covered - wanted)
     run = 0
