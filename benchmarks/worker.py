@@ -45,8 +45,7 @@ def measure(task: str, *, timeout_s: float = 900.0, **arguments: Any) -> Measure
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks.worker", task, json.dumps(arguments)],
         cwd=_ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+        capture_output=True,
         text=True,
         timeout=timeout_s,
         check=False,
@@ -82,7 +81,7 @@ def _main() -> None:
     result = {
         "wall_s": wall,
         "cpu_s": cpu,
-        "peak_mb": max(_memory_mb("VmHWM"), facts.pop("child_peak_mb", 0.0)),
+        "peak_mb": facts.pop("own_peak_mb", None) or _memory_mb("VmHWM"),
         "base_mb": base,
         "facts": facts,
     }
