@@ -3,27 +3,32 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
+comma  := ,
 
 .PHONY: demo ui test test-slow bench lint format code-versions constraints clean
 
+# uv installs in seconds what pip installs in minutes; where it cannot, pip does it.
+define install
+	@echo "installing $(1) into $(VENV) …"
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python -c constraints.txt -e '.[$(1)]' 2>/dev/null \
+	  || $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[$(1)]'
+	@touch $@
+endef
+
 $(STAMP): pyproject.toml constraints.txt
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@echo "installing into $(VENV) …"
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[sandbox]'
-	@touch $(STAMP)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt uv || true
+	$(call install,sandbox)
 
-# One stamp per extra, so that the demo installs no test tools.
+# One stamp per purpose, so that the demo installs no test tools.
 $(VENV)/.test: $(STAMP)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[sandbox,test]'
-	@touch $@
+	$(call install,sandbox$(comma)test)
 
 $(VENV)/.lint: $(STAMP)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[sandbox,test,lint]'
-	@touch $@
+	$(call install,sandbox$(comma)test$(comma)lint)
 
 $(VENV)/.bench: $(STAMP)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[sandbox,bench]'
-	@touch $@
+	$(call install,sandbox$(comma)bench)
 
 demo: $(STAMP)
 	@$(BIN)/geostack demo
@@ -55,7 +60,7 @@ code-versions:
 # Exact versions of everything the project and its tools install, from a fresh environment.
 constraints:
 	@rm -rf $(VENV)-constraints && $(PYTHON) -m venv $(VENV)-constraints
-	@$(VENV)-constraints/bin/python -m pip install --quiet --disable-pip-version-check -e '.[sandbox,test,lint,bench]'
+	@$(VENV)-constraints/bin/python -m pip install --quiet --disable-pip-version-check uv -e '.[sandbox,test,lint,bench]'
 	@$(VENV)-constraints/bin/python -m pip freeze --exclude-editable > constraints.txt
 	@rm -rf $(VENV)-constraints
 

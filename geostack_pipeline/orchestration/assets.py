@@ -3,7 +3,8 @@
 Annotations are evaluated in this module: Dagster reads the config type of a body from the object, not from a string.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import date
 from typing import Any
@@ -17,7 +18,7 @@ from geostack_pipeline.orchestration.metadata import day_metadata
 from geostack_pipeline.orchestration.recording import DayResult, input_tags, record_days
 from geostack_pipeline.providers.contract import Provider
 from geostack_pipeline.stages import cube, granules, methane, scenes, selected
-from geostack_pipeline.stages.progress import Event, emit
+from geostack_pipeline.stages.progress import Event, Status, emit
 from geostack_pipeline.stages.workspace import Outcome, Workspace, asset_name
 from geostack_pipeline.storage.snapshot import Snapshot
 
@@ -41,6 +42,8 @@ class _Stage:
     code_version: str
     description: str
     checks: Mapping[str, str]
+    side_by_side: int = 1
+    """Dates worked on at once: several where a date waits for somebody else's answers."""
 
 
 _STAGES = (
@@ -56,6 +59,7 @@ _STAGES = (
             "scene_list_schema": "Every canonical column is there and no item is listed twice.",
             "scene_list_count": "Rows and rejections add up to what the search returned.",
         },
+        side_by_side=4,
     ),
     _Stage(
         name=selected.NAME,
@@ -262,40 +266,69 @@ def _run(
     provider: Provider = getattr(context.resources, key).provider()
     done: dict[str, DayResult] = {}
     failed: dict[str, str] = {}
-    for day in context.partition_keys:
+
+    def attempt(day: str) -> Outcome | Exception:
         emit(Event(provider=key, stage=stage.name, day=day, status="started"))
         try:
             outcome = one(ws, provider, day)
             _require_integrity(outcome)
+        except Exception as error:  # noqa: BLE001 - one broken date must not take the others with it
+            return error
+        return outcome
+
+    for day, outcome in _each(attempt, context.partition_keys, stage.side_by_side):
+        if isinstance(outcome, Outcome):
             done[day] = DayResult(
                 value=outcome.snapshot,
                 version=outcome.snapshot.version,
                 metadata=day_metadata(stage.name, outcome),
                 checks={check.name: (check.passed, check.detail) for check in outcome.checks},
             )
-        except GeostackError as error:
-            failed[day] = str(error)
-            context.log.error("%s: %s", day, error)  # noqa: TRY400 - the message says it all; a traceback would bury it
-        except Exception as error:  # one broken date must not take the others with it
-            failed[day] = f"{asset_name(key, stage.name)} {day}: unexpected {type(error).__name__}: {error}"
-            context.log.exception("%s: unexpected error", day)
-        else:
+            info = {
+                **outcome.stats,
+                **{f"meta/{name}": value for name, value in outcome.snapshot.meta.items()},
+            }
+            status: Status = "reused" if outcome.reused else "built"
             emit(
                 Event(
                     provider=key,
                     stage=stage.name,
                     day=day,
-                    status="reused" if outcome.reused else "built",
-                    version=outcome.snapshot.version,
-                    info={
-                        **outcome.stats,
-                        **{f"meta/{name}": value for name, value in outcome.snapshot.meta.items()},
-                    },
+                    status=status,
+                    version=done[day].version,
+                    info=info,
                 )
             )
             continue
+        if isinstance(outcome, GeostackError):
+            # The message says it all; a traceback would bury it.
+            failed[day] = str(outcome)
+            context.log.error("%s: %s", day, outcome)
+        else:
+            failed[day] = (
+                f"{asset_name(key, stage.name)} {day}: unexpected {type(outcome).__name__}: {outcome}"
+            )
+            context.log.error("%s: unexpected error", day, exc_info=outcome)
         emit(Event(provider=key, stage=stage.name, day=day, status="failed", error=failed[day]))
     yield from record_days(context, tags, stage.code_version, done, failed)
+
+
+def _each(
+    work: Callable[[str], Outcome | Exception], days: Sequence[str], side_by_side: int
+) -> Iterator[tuple[str, Outcome | Exception]]:
+    """Yield each date with what came of it, in order; several are worked on at once where that helps."""
+    if side_by_side == 1 or len(days) == 1:
+        for day in days:
+            yield day, work(day)
+        return
+    with ThreadPoolExecutor(side_by_side) as pool:
+        jobs = [pool.submit(work, day) for day in days]
+        try:
+            for day, job in zip(days, jobs, strict=True):
+                yield day, job.result()
+        finally:
+            for job in jobs:
+                job.cancel()
 
 
 def _require_integrity(outcome: Outcome) -> None:

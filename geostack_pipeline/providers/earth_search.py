@@ -42,7 +42,7 @@ from geostack_pipeline.providers.contract import (
 )
 from geostack_pipeline.providers.geometry import GeometryError, bbox_of, canonical_bbox, canonical_geometry
 from geostack_pipeline.storage.hrefs import AllowList, BucketRule
-from geostack_pipeline.storage.roots import open_root
+from geostack_pipeline.storage.roots import open_store
 
 if TYPE_CHECKING:
     from obstore.store import ObjectStore
@@ -464,7 +464,7 @@ class EarthSearch:
         }
         if endpoint.allow_http:
             options["allow_http"] = "true"
-        return open_root(f"s3://{bucket}", options).store
+        return open_store(f"s3://{bucket}", options)
 
 
 # -- parts of an item -----------------------------------------------------------------------------

@@ -63,7 +63,7 @@ def is_due(ws: Workspace, provider: Provider, day: str) -> str | None:
     if snapshot.meta.get("question") != question(ws, provider):
         return "areas or collections changed"
     end = datetime.combine(parse_day(day), time.max, tzinfo=UTC) + timedelta(days=ws.settings.refresh_days)
-    if datetime.fromisoformat(pointer.pointed_at) < end:
+    if datetime.fromisoformat(pointer.confirmed_at) < end:
         return f"asked within {ws.settings.refresh_days} days of its date"
     return None
 
@@ -98,7 +98,8 @@ def build(ws: Workspace, provider: Provider, day: str, *, refresh: bool = False)
     reused = snapshot is not None
     if snapshot is None:
         snapshot = _write(ws, provider, day, version, asked, result, normalised)
-    ws.artifacts.point(snapshot, run_id=ws.run_id)
+    # The time of this confirmation decides when the list is frozen.
+    ws.artifacts.point(snapshot, run_id=ws.run_id, confirm=True)
     return Outcome(snapshot=snapshot, reused=reused, checks=_checks(snapshot), stats=stats)
 
 

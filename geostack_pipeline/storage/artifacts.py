@@ -122,14 +122,16 @@ class ArtifactStore:
             durable=self.durable,
         )
 
-    def point(self, snapshot: Snapshot, *, run_id: str | None = None) -> Pointer:
+    def point(self, snapshot: Snapshot, *, run_id: str | None = None, confirm: bool = False) -> Pointer:
         """Make readers see a complete version; returns the pointer, unchanged where it points there already.
+
+        With ``confirm``, a pointer that stays notes that its version was found right once more.
 
         Raises:
             ArtifactNotFoundError: The version is not complete any more.
             StorageError: The pointer cannot be moved.
         """
-        return move_pointer(self.root, snapshot, run_id=run_id, durable=self.durable)
+        return move_pointer(self.root, snapshot, run_id=run_id, confirm=confirm, durable=self.durable)
 
     def assets(self) -> list[str]:
         """Return the keys of all assets that have at least an attempt, sorted."""

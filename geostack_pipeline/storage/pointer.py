@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, cast
 
@@ -56,6 +56,8 @@ class Pointer:
     """Their size together."""
     pointed_at: str
     """When the pointer was moved, ISO 8601, UTC."""
+    confirmed_at: str
+    """When the version was last found to be the right one, by moving the pointer or by confirming it; ISO 8601, UTC."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,14 +85,19 @@ def read_pointer(root: Root, asset: str, partition: str) -> Pointer | None:
     return _decode(data, asset, partition, None).pointer
 
 
-def move_pointer(root: Root, snapshot: Snapshot, *, run_id: str | None, durable: bool = False) -> Pointer:
-    """Point a partition at a version and return the pointer; where it points there already, nothing is written.
+def move_pointer(
+    root: Root, snapshot: Snapshot, *, run_id: str | None, confirm: bool = False, durable: bool = False
+) -> Pointer:
+    """Point a partition at a version and return the pointer.
+
+    Where it points there already, nothing is written; with ``confirm`` only the time of confirmation is.
 
     Raises:
         ArtifactNotFoundError: The version is not complete, or gc is removing it.
         StorageError: The pointer cannot be written, or others kept moving it.
     """
     files = cast("FileTable", snapshot.files)
+    now = datetime.now(UTC).isoformat()
     pointer = Pointer(
         asset=snapshot.asset,
         partition=snapshot.partition,
@@ -102,13 +109,16 @@ def move_pointer(root: Root, snapshot: Snapshot, *, run_id: str | None, durable:
         run_id=run_id,
         files=len(files),
         bytes=files.total_bytes,
-        pointed_at=datetime.now(UTC).isoformat(),
+        pointed_at=now,
+        confirmed_at=now,
     )
     if root.path is not None:
         with lease(root, snapshot.asset, snapshot.partition):
-            now = read_pointer(root, snapshot.asset, snapshot.partition)
-            if _same(now, pointer):
-                return cast("Pointer", now)
+            before = read_pointer(root, snapshot.asset, snapshot.partition)
+            if before is not None and _same(before, pointer):
+                if not confirm:
+                    return before
+                pointer = replace(before, confirmed_at=pointer.confirmed_at)
             _require_complete(root, snapshot)
             key = _key(snapshot.asset, snapshot.partition)
             data = _encode(pointer, uuid.uuid4().hex)
@@ -118,7 +128,7 @@ def move_pointer(root: Root, snapshot: Snapshot, *, run_id: str | None, durable:
             else:
                 root.put(key, data)
         return pointer
-    return _swap_until_done(root, snapshot, pointer)
+    return _swap_until_done(root, snapshot, pointer, confirm=confirm)
 
 
 def fence(root: Root, asset: str, partition: str) -> Pointer | None:
@@ -137,17 +147,20 @@ def fence(root: Root, asset: str, partition: str) -> Pointer | None:
     raise _contended(asset, partition)
 
 
-def _swap_until_done(root: Root, snapshot: Snapshot, pointer: Pointer) -> Pointer:
+def _swap_until_done(root: Root, snapshot: Snapshot, pointer: Pointer, *, confirm: bool) -> Pointer:
     asset, partition = snapshot.asset, snapshot.partition
     for attempt in range(_MOST_TRIES):
         # The order matters: first the pointer, then the version's state, then the conditional write.
         stored = _load(root, asset, partition)
+        wanted = pointer
         if stored.pointer is not None and _same(stored.pointer, pointer):
-            return stored.pointer
+            if not confirm:
+                return stored.pointer
+            wanted = replace(stored.pointer, confirmed_at=pointer.confirmed_at)
         _require_complete(root, snapshot)
         move = uuid.uuid4().hex
-        if _swap(root, asset, partition, _encode(pointer, move), stored, move):
-            return pointer
+        if _swap(root, asset, partition, _encode(wanted, move), stored, move):
+            return wanted
         time.sleep(_PAUSE_S * min(attempt + 1, 10))
     raise _contended(asset, partition)
 
@@ -194,8 +207,8 @@ def _require_complete(root: Root, snapshot: Snapshot) -> None:
         )
 
 
-def _same(now: Pointer | None, pointer: Pointer) -> bool:
-    return now is not None and (now.version, now.attempt) == (pointer.version, pointer.attempt)
+def _same(one: Pointer, other: Pointer) -> bool:
+    return (one.version, one.attempt) == (other.version, other.attempt)
 
 
 def _key(asset: str, partition: str) -> str:
