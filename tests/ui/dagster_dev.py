@@ -9,8 +9,8 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ import httpx
 import psutil
 
 PROJECT = Path(__file__).parents[2]
-START_SECONDS = 180
+START_SECONDS = 300
 STOP_SECONDS = 30
 
 
@@ -72,19 +72,41 @@ class DagsterDev:
             time.sleep(0.5)
         raise AssertionError(f"dagster dev did not load within {START_SECONDS} s:\n{self.tail()}")
 
+    def wait_for(self, what: str, ask: Callable[[], Any], *, seconds: float) -> Any:
+        """Return the first answer that is not empty; fail with the end of the log."""
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            assert self._process.poll() is None, f"dagster dev ended:\n{self.tail()}"
+            answer = ask()
+            if answer:
+                return answer
+            time.sleep(1)
+        raise AssertionError(f"waited {seconds} s in vain for {what}:\n{self.tail()}")
+
     def wait_for_run(self, run_id: str, seconds: float) -> str:
         """Return a run's status when it ended."""
-        deadline = time.monotonic() + seconds
-        status = ""
-        while time.monotonic() < deadline:
-            answer = self.graphql(
-                "query($id: ID!) { runOrError(runId: $id) { ... on Run { status } } }", id=run_id
-            )
-            status = answer["runOrError"].get("status", "")
-            if status in {"SUCCESS", "FAILURE", "CANCELED"}:
-                return status
-            time.sleep(1)
-        raise AssertionError(f"run {run_id} was still {status!r} after {seconds} s:\n{self.tail()}")
+        query = "query($id: ID!) { runOrError(runId: $id) { ... on Run { status } } }"
+
+        def ended() -> str:
+            status: str = self.graphql(query, id=run_id)["runOrError"]["status"]
+            return status if status in {"SUCCESS", "FAILURE", "CANCELED"} else ""
+
+        return str(self.wait_for(f"run {run_id} to end", ended, seconds=seconds))
+
+    def foreign_addresses(self) -> set[str]:
+        """Return addresses beyond loopback that the processes listen on or are connected to."""
+        found = set()
+        for process in _members(self._process.pid):
+            try:
+                connections = process.net_connections(kind="inet")
+            except psutil.NoSuchProcess:
+                continue
+            for connection in connections:
+                ends = (connection.laddr, connection.raddr)
+                found |= {
+                    end.ip for end in ends if end and not end.ip.startswith(("127.", "::1", "::ffff:127."))
+                }
+        return found
 
     def tail(self, lines: int = 40) -> str:
         """Return the end of the processes' output."""
@@ -97,15 +119,11 @@ class DagsterDev:
         # The group's leader alone gets the signal: it ends its children itself, in order.
         if self._process.poll() is None:
             self._process.send_signal(signal.SIGINT)
-            try:
+            with suppress(subprocess.TimeoutExpired):
                 self._process.wait(timeout=STOP_SECONDS)
-            except subprocess.TimeoutExpired:
-                pass
         _, alive = psutil.wait_procs(members, timeout=STOP_SECONDS)
-        try:
+        with suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
         for process in alive:
             # Runs are started in groups of their own.
             if process.is_running():
@@ -115,7 +133,7 @@ class DagsterDev:
 
 
 @contextmanager
-def dagster_dev(folder: Path, settings: Path, env: Mapping[str, str] | None = None) -> Iterator[DagsterDev]:
+def dagster_dev(folder: Path, settings: Path) -> Iterator[DagsterDev]:
     """Start the UI in a folder as the README does, and end it however the block ends."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -123,12 +141,25 @@ def dagster_dev(folder: Path, settings: Path, env: Mapping[str, str] | None = No
     log = folder / f"dagster-dev-{port}.log"
     with log.open("wb") as output:
         process = subprocess.Popen(
-            [sys.executable, "-m", "dagster", "dev", "-w", "workspace.yaml", "-h", "127.0.0.1", "-p", str(port)],
+            [
+                sys.executable,
+                "-m",
+                "dagster",
+                "dev",
+                "-w",
+                "workspace.yaml",
+                "-h",
+                "127.0.0.1",
+                "-p",
+                str(port),
+            ],
             cwd=folder,
-            env=environment(settings) | dict(env or {}),
+            env=environment(settings),
             stdout=output,
             stderr=subprocess.STDOUT,
             start_new_session=True,
+            # A test run in the background ignores Ctrl-C, and Dagster would inherit that.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
     dev = DagsterDev(folder, port, process, log)
     try:
