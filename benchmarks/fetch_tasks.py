@@ -59,7 +59,7 @@ def download_all(url: str, folder: str, names: list[str]) -> Work:
 
 
 def fsspec_get(url: str, folder: str, names: list[str]) -> Work:
-    """fsspec's http file system, all objects in one call."""
+    """Fsspec's http file system, all objects in one call."""
     import fsspec
 
     files = fsspec.filesystem("http", skip_instance_cache=True)
@@ -76,7 +76,7 @@ def fsspec_get(url: str, folder: str, names: list[str]) -> Work:
 
 
 def fsspec_cat(url: str, folder: str, names: list[str]) -> Work:
-    """fsspec's http file system into memory, then written: what many programs do."""
+    """Fsspec's http file system into memory, then written: what many programs do."""
     import fsspec
 
     files = fsspec.filesystem("http", skip_instance_cache=True)
@@ -107,7 +107,7 @@ def curl_parallel(url: str, folder: str, names: list[str]) -> Work:
 
 
 def obstore_get(url: str, folder: str, names: list[str]) -> Work:
-    """obstore alone: whole objects through memory, written, not hashed: what our checks cost is the difference."""
+    """Obstore alone: whole objects through memory, written, not hashed: what our checks cost is the difference."""
     from concurrent.futures import ThreadPoolExecutor
 
     import obstore

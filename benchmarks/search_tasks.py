@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import date, timedelta
+from datetime import timedelta
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,10 +12,13 @@ from benchmarks.items import AREA, COLLECTION, FIRST_DAY
 
 if TYPE_CHECKING:
     from geostack_pipeline.providers.contract import SearchReport
+    from geostack_pipeline.storage.snapshot import Snapshot
 
 Work = Callable[[], dict[str, Any]]
 PAGE = 200
 """Items per page for all: what the catalog's answers have room for."""
+TOGETHER = 4
+"""Dates at once, as a ranged run's ``scenes`` step has it."""
 
 
 def _span(days: int, first: int = 0) -> str:
@@ -105,7 +108,9 @@ def pystac_client(url: str, folder: str, days: int) -> Work:
 
 
 def supervised(url: str, folder: str, days: int, attempts: int = 5) -> Work:
-    """Our search, date after date as a ranged run does it, to the bytes of the scene list, each checked and written."""
+    """Our search as a ranged run does it, to the bytes of the scene list, each row checked, written."""
+    from concurrent.futures import ThreadPoolExecutor
+
     from geostack_pipeline.areas import Area
     from geostack_pipeline.catalog.normalise import normalise
     from geostack_pipeline.catalog.retry import RetryPolicy
@@ -119,12 +124,11 @@ def supervised(url: str, folder: str, days: int, attempts: int = 5) -> Work:
     policy = RetryPolicy(attempts=attempts, base_s=0.05)
 
     def work() -> dict[str, Any]:
-        files: list[Path] = []
-        for number in range(days):
-            files += one(FIRST_DAY + timedelta(days=number))
-        return _counted(*files)
+        with ThreadPoolExecutor(TOGETHER) as pool:
+            return _counted(*chain.from_iterable(pool.map(one, range(days))))
 
-    def one(day: date) -> list[Path]:
+    def one(number: int) -> list[Path]:
+        day = FIRST_DAY + timedelta(days=number)
         reports: list[SearchReport] = []
         batches = stream(provider, day, [area], policy=policy, done=reports.append)
         rows = normalise(provider, chain.from_iterable(batches), day, [area])
@@ -168,20 +172,35 @@ def pystac_walk(url: str, folder: str, days: int) -> Work:
     return work
 
 
-def supervised_walk(url: str, folder: str, days: int, together: int = 1) -> Work:
-    """Our supervised windows, counted and dropped; some dates at once."""
+def supervised_walk(
+    url: str,
+    folder: str,
+    days: int,
+    together: int = TOGETHER,
+    walker: str | None = None,
+    split_above: int | None = None,
+) -> Work:
+    """Our supervised windows, counted and dropped; some dates at once, with another walker or other windows if asked."""
     del folder
     from concurrent.futures import ThreadPoolExecutor
+    from dataclasses import replace
 
     from geostack_pipeline.areas import Area
+    from geostack_pipeline.catalog.retry import RetryPolicy
     from geostack_pipeline.catalog.search import stream
     from geostack_pipeline.providers.earth_search import EarthSearch
 
     provider = EarthSearch(url=url)
+    if walker is not None:
+        provider.dialect = replace(provider.dialect, walker=walker)  # type: ignore[arg-type]
+    policy = RetryPolicy()
+    if split_above is not None:
+        policy = replace(policy, split_above=split_above)
     area = Area(name="area", bbox=AREA)
 
     def one(number: int) -> int:
-        return sum(len(batch) for batch in stream(provider, FIRST_DAY + timedelta(days=number), [area]))
+        day = FIRST_DAY + timedelta(days=number)
+        return sum(len(batch) for batch in stream(provider, day, [area], policy=policy))
 
     def work() -> dict[str, Any]:
         with ThreadPoolExecutor(together) as pool:
@@ -190,13 +209,15 @@ def supervised_walk(url: str, folder: str, days: int, together: int = 1) -> Work
     return work
 
 
-def supervised_walks(url: str, folder: str, days: int) -> Work:
-    """Our supervised windows, four dates at once."""
-    return supervised_walk(url, folder, days, together=4)
+def pager_walk(url: str, folder: str, days: int) -> Work:
+    """The same with our own pager in place of rustac's walk."""
+    return supervised_walk(url, folder, days, walker="pager")
 
 
 def stage(url: str, folder: str, days: int) -> Work:
-    """The whole ``scenes`` stage, date after date: also the digest, the rejections, a picture, the commit and checks."""
+    """The whole ``scenes`` stage as a ranged run does it: also digest, rejections, picture, commit and checks."""
+    from concurrent.futures import ThreadPoolExecutor
+
     from geostack_pipeline.providers.earth_search import EarthSearch
     from geostack_pipeline.publish import figures
     from geostack_pipeline.settings import parse_settings
@@ -214,19 +235,15 @@ def stage(url: str, folder: str, days: int) -> Work:
     ws = open_workspace(settings)
     provider = EarthSearch(url=url)
 
+    def one(number: int) -> Snapshot:
+        return scenes.build(ws, provider, (FIRST_DAY + timedelta(days=number)).isoformat()).snapshot
+
     def work() -> dict[str, Any]:
-        files, items = [], 0
-        for number in range(days):
-            day = (FIRST_DAY + timedelta(days=number)).isoformat()
-            snapshot = scenes.build(ws, provider, day).snapshot
-            items += snapshot.meta["rows"]
-            files += [
-                path
-                for name in snapshot.files
-                if name.startswith("scenes") and (path := snapshot.local_path(name))
-            ]
-        counted = _counted(*files)
-        assert counted["items"] == items
+        with ThreadPoolExecutor(TOGETHER) as pool:
+            stored = list(pool.map(one, range(days)))
+        names = [(one, name) for one in stored for name in one.files if name.startswith("scenes")]
+        counted = _counted(*(path for one, name in names if (path := one.local_path(name)) is not None))
+        assert counted["items"] == sum(one.meta["rows"] for one in stored)
         return counted
 
     return work
