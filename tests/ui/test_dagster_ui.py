@@ -244,7 +244,7 @@ def test_an_asset_page_tells_a_date(
     page.wait_for_function("image => image.complete", arg=picture.element_handle())
     width, height = picture.evaluate("image => [image.naturalWidth, image.naturalHeight]")
     head, _, data = picture.get_attribute("src").partition(",")
-    assert head == "data:image/png;base64"
+    assert head == "data:image/webp;base64"
     decoded = Image.open(io.BytesIO(base64.b64decode(data)))
     assert decoded.size == (width, height)
     names = sorted(name for name in snapshot.files if name == "preview.png" or name.startswith("quicklook-"))
