@@ -60,8 +60,9 @@ def _rendering() -> Iterator[Callable[[int, int], None]]:
         MofNCompleteColumn(),
         console=errors,
         transient=True,
+        disable=not errors.is_terminal,
     )
-    task = bar.add_task("", total=None, visible=errors.is_terminal)
+    task = bar.add_task("", total=None)
 
     def progress(done: int, total: int) -> None:
         if done < total and not bar.live.is_started:

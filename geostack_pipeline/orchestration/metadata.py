@@ -46,10 +46,11 @@ def day_metadata(stage: str, outcome: Outcome) -> dict[str, Any]:
     if isinstance(rows, int):
         entries["dagster/row_count"] = rows
     table = _table(stage, snapshot)
-    if table is not None:
-        entries["table"] = dg.MetadataValue.md(markdown(table))
     if snapshot.kind == "table":
-        entries["dagster/column_schema"] = _schema(snapshot.open())
+        entries["dagster/column_schema"] = _schema(table)
+        table = table.select([name for name in _COLUMNS[stage] if name in table.columns])
+    if table.height:
+        entries["table"] = dg.MetadataValue.md(markdown(table))
     picture = _picture(snapshot)
     if picture is not None:
         entries["picture"] = dg.MetadataValue.md(f"![{stage} {snapshot.partition}]({data_uri(picture)})")
@@ -100,15 +101,13 @@ def _cell(value: Any) -> str:
     return _ACTIVE.sub(r"\\\1", " ".join(str(value).split()))
 
 
-def _table(stage: str, snapshot: Snapshot) -> pl.DataFrame | None:
-    if stage in _COLUMNS:
-        frame: pl.DataFrame = snapshot.open()
-        return frame.select([name for name in _COLUMNS[stage] if name in frame.columns])
+def _table(stage: str, snapshot: Snapshot) -> pl.DataFrame:
     if stage == cube.NAME:
         return cube.summary(snapshot)
     if stage == methane.NAME:
         return methane.summary(snapshot)
-    return None
+    frame: pl.DataFrame = snapshot.open()
+    return frame
 
 
 def _schema(frame: pl.DataFrame) -> dg.MetadataValue:

@@ -36,7 +36,8 @@ def footprint_map(footprints: Sequence[Mapping[str, Any]], areas: Sequence[Area]
         (_shape(entry["geometry"]), bool(entry["kept"]), entry.get("cloud_cover")) for entry in footprints
     ]
     shown = list(areas)[:4]
-    figure = Figure(figsize=(2.9 * max(len(shown), 1), 2.9), dpi=80, layout="constrained")
+    figure = Figure(figsize=(2.9 * max(len(shown), 1), 2.9), dpi=80)
+    figure.subplots_adjust(left=0.14 / max(len(shown), 1), right=0.985, bottom=0.09, top=0.91, wspace=0.28)
     FigureCanvasAgg(figure)
     scale = mpl.colormaps["YlGnBu_r"]
     norm = Normalize(0, 100)
@@ -63,6 +64,7 @@ def footprint_map(footprints: Sequence[Mapping[str, Any]], areas: Sequence[Area]
             f"{area.name}: {sum(kept for _, kept, _ in near)} of {len(near)}", fontsize=8, color=INK
         )
         axes.tick_params(labelsize=6, colors=INK)
+        axes.locator_params(nbins=4)
         axes.set_aspect(1.0 / max(float(_cos(0.5 * (south + north))), 0.05))
     if not shown:
         figure.text(0.5, 0.5, "no areas", ha="center", va="center", color=INK)
@@ -71,7 +73,8 @@ def footprint_map(footprints: Sequence[Mapping[str, Any]], areas: Sequence[Area]
 
 def bytes_chart(manifest: pl.DataFrame) -> bytes:
     """Return a PNG of cached bytes against the size of the whole files, one bar pair per asset name."""
-    figure = Figure(figsize=(4.2, 2.2), dpi=80, layout="constrained")
+    figure = Figure(figsize=(4.2, 2.2), dpi=80)
+    figure.subplots_adjust(left=0.1, right=0.97, bottom=0.2, top=0.97)
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     if manifest.height:

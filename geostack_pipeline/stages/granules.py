@@ -384,7 +384,8 @@ def _write(
         attempt.put(
             "skipped.parquet", parquet_bytes(pl.DataFrame(skipped, schema=SKIPPED_SCHEMA, orient="row"))
         )
-        attempt.put("preview.png", bytes_chart(manifest))
+        if rows:
+            attempt.put("preview.png", bytes_chart(manifest))
         return attempt.commit(
             meta={
                 "base": base,

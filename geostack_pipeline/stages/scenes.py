@@ -125,7 +125,10 @@ def _write(
             orient="row",
         )
         attempt.put("rejected.parquet", parquet_bytes(rejected))
-        attempt.put("preview.png", footprint_map([_footprint(item) for item in normalised.items], ws.areas))
+        if normalised.items:
+            attempt.put(
+                "preview.png", footprint_map([_footprint(item) for item in normalised.items], ws.areas)
+            )
         return attempt.commit(
             meta={
                 "rows": len(normalised.items),

@@ -88,7 +88,8 @@ def _write(ws: Workspace, provider: Provider, day: str, target: str, scenes: Sna
         attempt.put("selected.parquet", buffer.getvalue())
         attempt.put("coverage.parquet", parquet_bytes(selection.coverage))
         attempt.put("dropped.parquet", parquet_bytes(selection.dropped))
-        attempt.put("preview.png", footprint_map(_footprints(rows, selection.selected), ws.areas))
+        if rows.num_rows:
+            attempt.put("preview.png", footprint_map(_footprints(rows, selection.selected), ws.areas))
         reasons = dict(selection.dropped.group_by("reason").len().sort("reason").iter_rows())
         return attempt.commit(
             meta={
