@@ -33,7 +33,7 @@ Run = tuple[Measured, dict[str, int]]
 
 def run(*, quick: bool, repeat: int) -> Report:
     """Return the figures; ``quick`` takes small files."""
-    cogs, side = (2, 4096) if quick else (6, SIDE)
+    cogs, side = (2, 2560) if quick else (6, SIDE)
     objects, size = (8, 256 << 10) if quick else (100, 4 << 20)
     skipped, ways = [], dict(_BULK_WAYS)
     if shutil.which("curl") is None:

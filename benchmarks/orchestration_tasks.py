@@ -34,18 +34,18 @@ def _days(count: int) -> list[str]:
     return [(FIRST_DAY + timedelta(days=number)).isoformat() for number in range(count)]
 
 
-def ranged_run(folder: str, days: int) -> Work:
+def ranged_run(folder: str, days: int, until: str) -> Work:
     """``geostack run`` over a range, in this process: plan, Dagster runs, events, checks."""
     from geostack_pipeline.commands.run import run_range
-    from geostack_pipeline.stages import cube, granules, methane, scenes, selected
 
-    del cube, granules, methane, scenes, selected
     os.environ.pop("DAGSTER_HOME", None)
     os.chdir(folder)
     span = _days(days)
 
     def work() -> dict[str, Any]:
-        report, _ = run_range(_KEY, span[0], span[-1], settings_file=Path("geostack.yaml"), quiet=True)
+        report, _ = run_range(
+            _KEY, span[0], span[-1], settings_file=Path("geostack.yaml"), until=until, quiet=True
+        )
         if report.failed:
             raise RuntimeError(str(next(iter(report.failed.items()))))
         return {
@@ -56,32 +56,39 @@ def ranged_run(folder: str, days: int) -> Work:
     return work
 
 
-def plain_stages(folder: str, days: int) -> Work:
+def plain_stages(folder: str, days: int, until: str) -> Work:
     """The same five stages called as functions, date by date: what the work itself takes."""
     from geostack_pipeline.orchestration.resources import RESOURCES
     from geostack_pipeline.settings import load_settings
     from geostack_pipeline.stages import cube, granules, methane, scenes, selected
+    from geostack_pipeline.stages.plan import STAGES
     from geostack_pipeline.stages.workspace import open_workspace
 
     file = Path(folder, "geostack.yaml")
     ws = open_workspace(load_settings(file))
     provider = RESOURCES[_KEY](settings_file=str(file)).provider()
 
+    between = {"selected": selected, "granules": granules, "cube": cube}
+    wanted = STAGES[1 : STAGES.index(until) + 1]
+
     def work() -> dict[str, Any]:
         built = 0
         for day in _days(days):
             outcomes = [scenes.build(ws, provider, day)]
-            for stage in (selected, granules, cube):
-                outcomes.append(stage.build(ws, provider, day, outcomes[-1].snapshot))
-            earlier = methane.references(ws, provider, day)
-            outcomes.append(methane.build(ws, provider, day, outcomes[-1].snapshot, earlier))
+            for name in wanted:
+                source = outcomes[-1].snapshot
+                if name == methane.NAME:
+                    earlier = methane.references(ws, provider, day)
+                    outcomes.append(methane.build(ws, provider, day, source, earlier))
+                else:
+                    outcomes.append(between[name].build(ws, provider, day, source))
             built += sum(not outcome.reused for outcome in outcomes)
         return {"asset_partitions": built}
 
     return work
 
 
-def plan(folder: str, days: int) -> Work:
+def plan(folder: str, days: int, until: str) -> Work:
     """``stages.plan.make_plan`` over dates that are all stored."""
     from geostack_pipeline.orchestration.resources import RESOURCES
     from geostack_pipeline.settings import load_settings
@@ -93,7 +100,7 @@ def plan(folder: str, days: int) -> Work:
     provider = RESOURCES[_KEY](settings_file=str(file)).provider()
 
     def work() -> dict[str, Any]:
-        made = make_plan(ws, provider, _days(days))
+        made = make_plan(ws, provider, _days(days), until=until)
         return {"asset_partitions": len(made.steps), "pending": len(made.pending())}
 
     return work

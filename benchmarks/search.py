@@ -29,7 +29,7 @@ _WALKS = {
     "pager_walk": "the same, walked by our own pager instead of rustac",
 }
 _PEERS = {"pystac_client", "pystac_walk"}
-_LONG = {"rustac_walk", "pager_walk", "search_to_days", "stage"}
+_LONG = {"rustac_walk", "pystac_walk", "pager_walk", "search_to_days", "stage"}
 """Left out where only the working is shown."""
 _FAULTS = {
     "none": "an honest catalog",

@@ -1,0 +1,133 @@
+"""The benchmarks run, count right and print numbers; how fast they find things is not tested."""
+
+from __future__ import annotations
+
+import json
+import math
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks.report import Report, Table, Target
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def reports() -> dict[str, dict[str, Any]]:
+    names = ("search", "fetch", "orchestration")
+    running = [
+        subprocess.Popen(
+            [sys.executable, "-m", "benchmarks", name, "--quick", "--json"],
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for name in names
+    ]
+    found = {}
+    for process in running:
+        out, errors = process.communicate(timeout=240)
+        assert process.returncode == 0, errors[-3000:]
+        answer = json.loads(out)
+        assert answer["machine"]["cores"] >= 1
+        assert answer["machine"]["memory_gb"] > 0
+        assert answer["machine"]["packages"]["rustac"]
+        (report,) = answer["reports"]
+        found[report["name"]] = report
+    return found
+
+
+def _rows(report: dict[str, Any], title: str) -> list[dict[str, Any]]:
+    (table,) = [table for table in report["tables"] if title in table["title"]]
+    return table["rows"]
+
+
+def _row(rows: list[dict[str, Any]], way: str) -> dict[str, Any]:
+    (row,) = [row for row in rows if way in row["way"]]
+    return row
+
+
+def test_every_figure_and_every_ratio_is_a_number(reports: dict[str, dict[str, Any]]) -> None:
+    assert set(reports) == {"search", "fetch", "orchestration"}
+    for report in reports.values():
+        assert report["targets"]
+        for target in report["targets"]:
+            assert math.isfinite(target["found"])
+            assert target["found"] > 0
+            low, high = sorted((target["found"], target["limit"]))
+            assert target["met"] is (target["found"] == (low if target["at_most"] else high))
+        for table in report["tables"]:
+            assert table["rows"]
+            for row in table["rows"]:
+                if "wall s" in row:
+                    assert row["wall s"] > 0
+                    assert row["CPU s"] > 0
+                    assert row["peak MB"] > 5
+
+
+def test_searches_find_all_items_and_ours_alone_sees_the_cut_page(reports: dict[str, dict[str, Any]]) -> None:
+    report = reports["search"]
+    for title in ("into memory", "into stac-geoparquet"):
+        rows = _rows(report, title)
+        assert {row["items"] for row in rows} == {300}
+        assert all(row["requests"] >= 3 for row in rows)
+    (fault,) = _rows(report, "faults")
+    assert "lacks a quarter" in fault["the catalog"]
+    assert fault["ours"] == "error: IncompleteSearchError"
+    assert fault["rustac.search_to"] == "450 items, silently"
+    if find_spec("pystac_client") and find_spec("stac_geoparquet"):
+        assert fault["pystac-client"] == "450 items, silently"
+    else:
+        assert "pystac-client" in report["skipped"][0]
+
+
+def test_crops_move_the_tiles_and_little_more(reports: dict[str, dict[str, Any]]) -> None:
+    report = reports["fetch"]
+    rows = _rows(report, "an area of")
+    crop, whole = _row(rows, "crop of the area"), _row(rows, "whole files")
+    assert crop["files"] == whole["files"] == 2
+    assert 1.0 <= crop["moved / tiles"] < 1.1
+    assert whole["whole / moved"] == 1.0
+    assert whole["requests"] == 2
+    bulk = _rows(report, "objects of")
+    assert {row["requests"] for row in bulk if "fsspec" not in row["way"]} == {8}
+    assert all(row["MiB/s"] > 0 for row in bulk)
+
+
+def test_runs_build_every_asset_partition_once_and_then_nothing(reports: dict[str, dict[str, Any]]) -> None:
+    report = reports["orchestration"]
+    assert {row["asset partitions"] for row in _rows(report, "2 dates without a scene")} == {4}
+    assert {row["asset partitions"] for row in _rows(report, "2 dates, all stored")} == {4}
+
+
+def test_an_unknown_name_is_an_error() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks", "serach"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    assert "serach" in done.stderr
+    assert "search, fetch, orchestration" in done.stderr
+
+
+def test_the_text_shows_tables_targets_and_verdicts() -> None:
+    table = Table(
+        title="ways", columns=["way", "wall s"], rows=[["ours", 1.5], ["peer", 12345.6]], note="one run"
+    )
+    met = Target(what="speed", found=2.5, unit="x", limit=2, at_most=False)
+    missed = Target(what="memory", found=251.0, unit="MB", limit=250, at_most=True)
+    lines = (
+        Report(name="n", about="a", tables=[table], targets=[met, missed], skipped=["a peer"])
+        .text()
+        .splitlines()
+    )
+    assert "  ours    1.50" in lines
+    assert "  peer  12,346" in lines
+    assert "  met     speed: 2.50 x (target >= 2 x)" in lines
+    assert "  MISSED  memory: 251.00 MB (target <= 250 MB)" in lines
+    assert "skipped: a peer" in lines
