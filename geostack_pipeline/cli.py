@@ -120,6 +120,7 @@ def run(
                 settings_file=settings,
                 until=until,
                 refresh=refresh,
+                pins=pins,
                 as_json=as_json,
             )
         return run_command(

@@ -37,7 +37,7 @@ def find_artifact(ws: Workspace, asset: str, partition: str, version: str | None
             found=f"stored assets: {', '.join(known) or 'none'}",
             action="name one of them, or run `geostack run` first",
         )
-    parse_day(partition)
+    partition = parse_day(partition).isoformat()
     snapshot = (
         ws.artifacts.current(asset, partition)
         if version is None

@@ -15,7 +15,15 @@ from typing import Annotated, Any, Literal
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from geostack_pipeline.areas import Area
 from geostack_pipeline.errors import SettingsError
@@ -27,6 +35,13 @@ PROVIDERS = ("earth_search",)
 """Catalogs that this version can ask, in the order in which they are shown."""
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
+
+
+def _as_text(value: Any) -> Any:
+    """YAML reads ``true`` and ``8`` as what they are; the options of a store are all text."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    return str(value) if isinstance(value, int | float) else value
 
 
 class _Strict(BaseModel):
@@ -144,7 +159,7 @@ class Settings(_Strict):
 
     root: str = "file:.geostack/store"
     """Where artifacts and cached bytes live: file:, s3:// or az:// ."""
-    root_options: Mapping[str, str] = Field(default_factory=dict)
+    root_options: Mapping[str, Annotated[str, BeforeValidator(_as_text)]] = Field(default_factory=dict)
     """Options of an object-store root (endpoint, region …); a value ``env:NAME`` is read from the environment."""
     start_date: date = date(2024, 6, 1)
     """First daily partition, for all providers alike."""
@@ -270,9 +285,18 @@ def parse_settings(raw: Any, *, subject: str = "settings", base: Path | None = N
             found="; ".join(_explain(detail) for detail in error.errors()),
             action="mend the named settings",
         ) from None
-    if base is not None and settings.root.startswith("file:") and not settings.root.startswith("file:/"):
-        settings = settings.model_copy(update={"root": f"file://{(base / settings.root[5:]).resolve()}"})
+    local = _local_root(settings.root)
+    if base is not None and local is not None:
+        # As a path, not as text: a folder's name may hold what means something else in a URL.
+        settings = settings.model_copy(update={"root": str((base / local.expanduser()).resolve())})
     return settings
+
+
+def _local_root(root: str) -> Path | None:
+    """Return the folder of a root that is written as a path, or as ``file:`` with one; None for a URL."""
+    if root.startswith("file:") and not root.startswith("file:/"):
+        return Path(root[5:])
+    return Path(root) if root and "://" not in root and not root.startswith("file:") else None
 
 
 def _explain(detail: Any) -> str:

@@ -23,12 +23,21 @@ def diff_command(
     asset = asset_name(provider, "scenes")
     current = find_artifact(ws, asset, day, new)
     if old is None:
-        others = [version for version in ws.artifacts.versions(asset, day) if version != current.version]
+        others = ws.artifacts.versions(asset, day)
+        # Of a version named by hand, the one before it; of the current one the newest other one, which is a later one
+        # where the catalog went back to what it had.
+        others = (
+            [version for version in others if version != current.version]
+            if new is None
+            else others[: others.index(current.version)]
+        )
         if not others:
             raise ArtifactNotFoundError(
-                "there is no other version to compare with",
+                "there is no other version to compare with"
+                if new is None
+                else "there is no earlier version to compare with",
                 subject=f"{asset} {day}",
-                found=f"one version: {current.version}",
+                found=f"the oldest version: {current.version}",
                 action="run the date again with --refresh once the catalog has changed",
             )
         old = others[-1]

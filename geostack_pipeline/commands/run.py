@@ -17,11 +17,11 @@ from geostack_pipeline.orchestration.build import build_definitions
 from geostack_pipeline.orchestration.instance import shared_instance
 from geostack_pipeline.orchestration.launch import Launcher, LaunchReport
 from geostack_pipeline.orchestration.resources import RESOURCES
-from geostack_pipeline.settings import SETTINGS_VARIABLE, load_settings, settings_path
+from geostack_pipeline.settings import SETTINGS_VARIABLE, Settings, load_settings, settings_path
 from geostack_pipeline.stages import cube
 from geostack_pipeline.stages.plan import STAGES, Plan, day_range, make_plan
 from geostack_pipeline.stages.progress import Event, listening
-from geostack_pipeline.stages.workspace import Workspace, asset_name, open_workspace
+from geostack_pipeline.stages.workspace import Workspace, asset_name, open_workspace, parse_day
 
 
 def run_range(
@@ -39,7 +39,7 @@ def run_range(
     settings = load_settings(settings_file)
     file = str(settings_path(settings_file).resolve())
     settings.provider(provider)
-    ws = open_workspace(settings, pins=pins)
+    ws = _open(settings, pins)
     days = day_range(ws, first, last)
     catalog = RESOURCES[provider](settings_file=file).provider()
     defs = build_definitions(settings, file)
@@ -51,14 +51,31 @@ def run_range(
 
 
 def plan_range(
-    provider: str, first: str, last: str, *, settings_file: Path | None, until: str, refresh: bool
+    provider: str,
+    first: str,
+    last: str,
+    *,
+    settings_file: Path | None,
+    until: str,
+    refresh: bool,
+    pins: Mapping[str, str] | None = None,
 ) -> Plan:
     """Return what a run would do, without doing it."""
     settings = load_settings(settings_file)
     settings.provider(provider)
-    ws = open_workspace(settings)
+    ws = _open(settings, pins)
     catalog = RESOURCES[provider](settings_file=str(settings_path(settings_file).resolve())).provider()
     return make_plan(ws, catalog, day_range(ws, first, last), until=until, refresh=refresh)
+
+
+def _open(settings: Settings, pins: Mapping[str, str] | None) -> Workspace:
+    """Open the stores, and hear of a pin that names nothing stored before anything is asked or built."""
+    ws = open_workspace(settings, pins=pins)
+    for name in ws.pins:
+        asset, _, day = name.rpartition("/")
+        parse_day(day)
+        ws.current(asset, day)
+    return ws
 
 
 @contextmanager
@@ -213,10 +230,13 @@ def plan_command(
     settings_file: Path | None,
     until: str,
     refresh: bool,
+    pins: Mapping[str, str],
     as_json: bool,
 ) -> Exit:
     """Print what a run would do."""
-    plan = plan_range(provider, first, last, settings_file=settings_file, until=until, refresh=refresh)
+    plan = plan_range(
+        provider, first, last, settings_file=settings_file, until=until, refresh=refresh, pins=pins
+    )
     if as_json:
         print_json([asdict(step) for step in plan.pending()])
         return Exit.OK

@@ -12,14 +12,14 @@ from typing import Any
 import dagster as dg
 from pydantic import Field
 
-from geostack_pipeline.errors import GeostackError, IntegrityError
+from geostack_pipeline.errors import GeostackError
 from geostack_pipeline.orchestration.io_managers import ALLOW_MISSING
 from geostack_pipeline.orchestration.metadata import day_metadata
 from geostack_pipeline.orchestration.recording import DayResult, input_tags, record_days
 from geostack_pipeline.providers.contract import Provider
 from geostack_pipeline.stages import cube, granules, methane, scenes, selected
 from geostack_pipeline.stages.progress import Event, Status, emit
-from geostack_pipeline.stages.workspace import Outcome, Workspace, asset_name
+from geostack_pipeline.stages.workspace import Outcome, Workspace, asset_name, require
 from geostack_pipeline.storage.snapshot import Snapshot
 
 OWNERS = ["team:earth-observation"]
@@ -110,8 +110,6 @@ _STAGES = (
         },
     ),
 )
-BLOCKING = frozenset({"scene_list_schema", "scene_list_count", "cache_integrity"})
-"""Checks of integrity: a date that fails one is a failed date; the others only warn."""
 
 
 def partitions(start: date) -> dg.DailyPartitionsDefinition:
@@ -243,7 +241,9 @@ def _methane(
 def _input(ws: Workspace, key: str, stage: str, day: str, loaded: Mapping[str, Snapshot]) -> Snapshot:
     """Return the version of a date that the run reads: the pinned one, else what the I/O manager loaded."""
     asset = asset_name(key, stage)
-    snapshot = ws.current(asset, day) if f"{asset}/{day}" in ws.pins else loaded.get(day)
+    pinned = f"{asset}/{day}" in ws.pins
+    # A date that the I/O manager left out is asked for again: the error then says what is wrong with this one.
+    snapshot = ws.current(asset, day) if pinned or day not in loaded else loaded[day]
     if snapshot is None:
         raise GeostackError(
             "no version is stored for this date",
@@ -267,21 +267,24 @@ def _run(
     done: dict[str, DayResult] = {}
     failed: dict[str, str] = {}
 
-    def attempt(day: str) -> Outcome | Exception:
+    def attempt(day: str) -> _Tried:
         emit(Event(provider=key, stage=stage.name, day=day, status="started"))
         try:
             outcome = one(ws, provider, day)
-            _require_integrity(outcome)
+            require(outcome.snapshot, outcome.checks)
+            # Inside the guard too: a picture that cannot be read is that date's failure, not the range's.
+            metadata = day_metadata(stage.name, outcome)
         except Exception as error:  # noqa: BLE001 - one broken date must not take the others with it
             return error
-        return outcome
+        return outcome, metadata
 
-    for day, outcome in _each(attempt, context.partition_keys, stage.side_by_side):
-        if isinstance(outcome, Outcome):
+    for day, result in _each(attempt, context.partition_keys, stage.side_by_side):
+        if isinstance(result, tuple):
+            outcome, metadata = result
             done[day] = DayResult(
                 value=outcome.snapshot,
                 version=outcome.snapshot.version,
-                metadata=day_metadata(stage.name, outcome),
+                metadata=metadata,
                 checks={check.name: (check.passed, check.detail) for check in outcome.checks},
             )
             info = {
@@ -300,22 +303,24 @@ def _run(
                 )
             )
             continue
-        if isinstance(outcome, GeostackError):
+        if isinstance(result, GeostackError):
             # The message says it all; a traceback would bury it.
-            failed[day] = str(outcome)
-            context.log.error("%s: %s", day, outcome)
+            failed[day] = str(result)
+            context.log.error("%s: %s", day, result)
         else:
-            failed[day] = (
-                f"{asset_name(key, stage.name)} {day}: unexpected {type(outcome).__name__}: {outcome}"
-            )
-            context.log.error("%s: unexpected error", day, exc_info=outcome)
+            failed[day] = f"{asset_name(key, stage.name)} {day}: unexpected {type(result).__name__}: {result}"
+            context.log.error("%s: unexpected error", day, exc_info=result)
         emit(Event(provider=key, stage=stage.name, day=day, status="failed", error=failed[day]))
     yield from record_days(context, tags, stage.code_version, done, failed)
 
 
+_Tried = tuple[Outcome, dict[str, Any]] | Exception
+"""What came of a date, with its metadata, or what went wrong."""
+
+
 def _each(
-    work: Callable[[str], Outcome | Exception], days: Sequence[str], side_by_side: int
-) -> Iterator[tuple[str, Outcome | Exception]]:
+    work: Callable[[str], _Tried], days: Sequence[str], side_by_side: int
+) -> Iterator[tuple[str, _Tried]]:
     """Yield each date with what came of it, in order; several are worked on at once where that helps."""
     if side_by_side == 1 or len(days) == 1:
         for day in days:
@@ -329,14 +334,3 @@ def _each(
         finally:
             for job in jobs:
                 job.cancel()
-
-
-def _require_integrity(outcome: Outcome) -> None:
-    for check in outcome.checks:
-        if check.name in BLOCKING and not check.passed:
-            raise IntegrityError(
-                f"the check {check.name} did not pass",
-                subject=f"{outcome.snapshot.asset} {outcome.snapshot.partition}",
-                found="; ".join(f"{name}: {value}" for name, value in check.detail.items()),
-                action="look at the stored version, then run the date again with refresh",
-            )

@@ -13,7 +13,7 @@ from typing import Any, Literal, get_origin
 
 import dagster as dg
 
-from geostack_pipeline.errors import ArtifactNotFoundError, IntegrityError
+from geostack_pipeline.errors import ArtifactNotFoundError, IntegrityError, StorageError
 from geostack_pipeline.settings import load_settings
 from geostack_pipeline.stages.workspace import open_workspace
 from geostack_pipeline.storage.artifacts import ArtifactStore
@@ -66,14 +66,27 @@ class SnapshotIOManager(dg.ConfigurableIOManager):
                     action="return the snapshot that the stage committed",
                 )
 
-    def load_input(self, context: dg.InputContext) -> Snapshot | dict[str, Snapshot]:
-        """Return the current versions of the input's dates: one small read each, no data."""
+    def load_input(self, context: dg.InputContext) -> Snapshot | dict[str, Snapshot] | None:
+        """Return the current versions of the input's dates: one small read each, no data.
+
+        An input that allows missing dates gets a mapping without them, or None in place of a single snapshot.
+        """
         asset = "/".join(context.asset_key.path)
         store = self._store()
-        found = {day: store.current(asset, day) for day in context.asset_partition_keys}
+        optional = bool((context.definition_metadata or {}).get(ALLOW_MISSING, False))
+        found: dict[str, Snapshot | None] = {}
+        for day in context.asset_partition_keys:
+            try:
+                found[day] = store.current(asset, day)
+            except StorageError as error:
+                if not optional:
+                    raise
+                # One damaged date must not stop the others; whoever needs it meets the error again.
+                context.log.warning("%s", error)
+                found[day] = None
         present = {day: snapshot for day, snapshot in found.items() if snapshot is not None}
         missing = sorted(set(found) - set(present))
-        if missing and not (context.definition_metadata or {}).get(ALLOW_MISSING, False):
+        if missing and not optional:
             raise ArtifactNotFoundError(
                 "no version is stored",
                 subject=f"{asset} {', '.join(missing[:5])}",
@@ -87,7 +100,7 @@ class SnapshotIOManager(dg.ConfigurableIOManager):
                 subject=asset,
                 action="annotate it as dict[str, Snapshot]",
             )
-        return present[context.asset_partition_key]
+        return next(iter(present.values())) if present else None
 
 
 class TableIOManager(SnapshotIOManager):

@@ -111,7 +111,7 @@ def _write(
     asset = asset_name(provider.key, NAME)
     manifest = granules.open()
     wanted = nodes(ws, provider, manifest)
-    previous = ws.artifacts.current(asset, day)
+    previous = ws.stored(asset, day)
     bands = list(ws.provider_settings(provider.key).bands)
     with ws.artifacts.begin(
         asset,
@@ -202,7 +202,7 @@ def _summary(name: str, dataset: xr.Dataset) -> bytes:
                 "valid_fraction": float(np.isfinite(values).mean()),
                 "smallest": float(np.nanmin(values)) if np.isfinite(values).any() else None,
                 "largest": float(np.nanmax(values)) if np.isfinite(values).any() else None,
-                "scenes": int(np.unique(dataset["source_scene"].isel(time=index).values).clip(min=-1).size),
+                "scenes": np.setdiff1d(dataset["source_scene"].isel(time=index).values, [-1]).size,
             }
         )
     return parquet_bytes(pl.DataFrame(rows, schema=SUMMARY_SCHEMA))

@@ -7,6 +7,7 @@ second fetch of the same asset and crop finds them and moves nothing.
 
 from __future__ import annotations
 
+import getpass
 import tempfile
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -20,14 +21,16 @@ import polars as pl
 from geostack_pipeline.areas import Area
 from geostack_pipeline.catalog.scene_table import from_parquet
 from geostack_pipeline.cube.grid import GridSpec, grid_for
-from geostack_pipeline.errors import GeostackError, IntegrityError
+from geostack_pipeline.errors import GeostackError, IntegrityError, TransferError
 from geostack_pipeline.providers.contract import Item, ObjectRef, Provider
 from geostack_pipeline.raster.crop import crop, plan_crop
 from geostack_pipeline.stages.progress import Event, emit
 from geostack_pipeline.stages.scenes import parquet_bytes
-from geostack_pipeline.stages.workspace import Check, Outcome, Workspace, asset_name
+from geostack_pipeline.stages.workspace import Check, Outcome, Workspace, asset_name, require
 from geostack_pipeline.storage.blobs import Blob, BlobCache
 from geostack_pipeline.storage.digest import version_of
+from geostack_pipeline.storage.failures import plain_text
+from geostack_pipeline.storage.parallel import in_threads
 from geostack_pipeline.storage.snapshot import Snapshot
 from geostack_pipeline.storage.transfer import Downloaded, download
 
@@ -119,23 +122,28 @@ def build(
     """
     asset = asset_name(provider.key, NAME)
     target = base(ws, provider, selected.version)
-    current = ws.artifacts.current(asset, day)
+    current = ws.stored(asset, day)
     if not refresh:
         for candidate in (current, ws.artifacts.find(asset, day, target)):
             if candidate is not None and candidate.meta.get("base") == target and _cached(ws, candidate):
                 ws.artifacts.point(candidate, run_id=ws.run_id)
                 return Outcome(snapshot=candidate, reused=True, checks=_checks(ws, candidate))
     ledger = _Ledger()
-    rows, skipped, changed = _fetch(ws, provider, day, selected, ledger, refresh=refresh)
-    known = (
-        current.meta.get("changed", {}) if current is not None and current.meta.get("base") == target else {}
-    )
-    changed = {**known, **changed}
-    version = version_of({"base": target, "changed": changed}) if changed else target
-    snapshot = ws.artifacts.find(asset, day, version)
+    rows, skipped = _fetch(ws, provider, day, selected, ledger, refresh=refresh)
+    changed: dict[str, str] = {}
+    if current is not None and current.meta.get("base") == target:
+        changed = {**current.meta.get("changed", {}), **_changes(current, rows)}
+    version, snapshot = _named(ws, asset, day, target, changed)
+    if snapshot is not None and _changes(snapshot, rows):
+        # The bytes are not those of the version with this name: they changed while another one was current, or were
+        # cached by a run that ended before it committed.
+        changed |= _changes(snapshot, rows)
+        version, snapshot = _named(ws, asset, day, target, changed)
     reused = snapshot is not None
     if snapshot is None:
         snapshot = _write(ws, provider, day, version, selected, rows, skipped, base=target, changed=changed)
+    checks = _checks(ws, snapshot)
+    require(snapshot, checks)
     ws.artifacts.point(snapshot, run_id=ws.run_id)
     stats = {
         "bytes_moved": ledger.moved,
@@ -143,7 +151,28 @@ def build(
         "cache_hits": ledger.hits,
         "fetched": ledger.fetched,
     }
-    return Outcome(snapshot=snapshot, reused=reused, checks=_checks(ws, snapshot), stats=stats)
+    return Outcome(snapshot=snapshot, reused=reused, checks=checks, stats=stats)
+
+
+def _named(
+    ws: Workspace, asset: str, day: str, base: str, changed: Mapping[str, str]
+) -> tuple[str, Snapshot | None]:
+    """Return the version that changed sources lead to, and what is stored under it."""
+    version = version_of({"base": base, "changed": dict(changed)}) if changed else base
+    return version, ws.artifacts.find(asset, day, version)
+
+
+def _changes(snapshot: Snapshot, rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """Return the rows whose bytes are not those of a stored manifest: ``<source>#<area>`` -> digest."""
+    stored = {
+        (row["canonical"], row["area"]): row["sha256"]
+        for row in snapshot.open().select("canonical", "area", "sha256").iter_rows(named=True)
+    }
+    return {
+        f"{row['canonical']}#{row['area']}": row["sha256"]
+        for row in rows
+        if stored.get((row["canonical"], row["area"])) != row["sha256"]
+    }
 
 
 def wishes(
@@ -183,9 +212,8 @@ def wishes(
 
 def _fetch(
     ws: Workspace, provider: Provider, day: str, selected: Snapshot, ledger: _Ledger, *, refresh: bool
-) -> tuple[list[dict[str, Any]], list[tuple[str, str, str, str, str]], dict[str, str]]:
+) -> tuple[list[dict[str, Any]], list[tuple[str, str, str, str, str]]]:
     wanted, skipped = wishes(ws, provider, selected)
-    changed: dict[str, str] = {}
     rows: list[dict[str, Any]] = []
     with (
         tempfile.TemporaryDirectory(prefix="geostack-") as scratch,
@@ -214,7 +242,7 @@ def _fetch(
         ]
         try:
             for wish, job in jobs:
-                blob, was = job.result()
+                blob = job.result()
                 if blob is None:
                     skipped.append(
                         (
@@ -226,8 +254,6 @@ def _fetch(
                         )
                     )
                     continue
-                if was is not None:
-                    changed[f"{wish.ref.canonical}#{wish.area.name}"] = blob.sha256
                 rows.append(_row(wish, blob))
         except BaseException:
             for _, job in jobs:
@@ -236,7 +262,7 @@ def _fetch(
     incomplete = {(area, item) for area, item, *_ in skipped}
     rows = [row for row in rows if (row["area"], row["item_id"]) not in incomplete]
     rows.sort(key=lambda row: (row["area"], row["item_id"], row["asset"]))
-    return rows, sorted(set(skipped)), changed
+    return rows, sorted(set(skipped))
 
 
 def _one(
@@ -249,25 +275,24 @@ def _one(
     report: Callable[[int], None],
     *,
     refresh: bool,
-) -> tuple[Blob | None, Blob | None]:
-    """Return the cached blob of a wish, fetching it when needed, and the blob it replaced, if any.
-
-    None stands for a raster that does not reach the area.
-    """
+) -> Blob | None:
+    """Return the cached blob of a wish, fetching it when needed; None for a raster that does not reach the area."""
     store = provider.store(wish.ref.store_id)
     bounds = wish.grid.bounds
     cropped = BlobCache.key(wish.ref.canonical, crop={"crs": wish.grid.crs, "bounds": [*bounds]})
     whole = BlobCache.key(wish.ref.canonical)
     known = cache.find(cropped) or cache.find(whole)
-    if known is not None and (not refresh or known.etag == _etag(store, wish.ref.key, ledger)):
+    subject = f"{provider.key} item {wish.item['id']} asset {wish.asset} ({wish.ref.canonical})"
+    if known is not None and (not refresh or known.etag == _etag(store, wish.ref.key, subject, ledger)):
         ledger.add(hits=1)
-        return known, None
+        return known
     try:
         plan = plan_crop(store, wish.ref.key, bounds, wish.grid.crs)
     except GeostackError as error:
-        error.subject = f"{provider.key} item {wish.item['id']} asset {wish.asset} ({wish.ref.canonical})"
+        error.subject = subject
         raise
-    file = scratch / cropped
+    # Two areas of one extent share a key, not a file.
+    file = scratch / f"{cropped}-{wish.area.name}"
     if plan is None:
         loaded = _download(store, wish.ref.key, incoming / whole, file)
         ledger.add(moved=loaded.bytes_moved, requests=loaded.requests, fetched=1)
@@ -283,7 +308,7 @@ def _one(
         )
     elif not plan.intersects:
         ledger.add(moved=plan.header_bytes, requests=plan.header_requests)
-        return None, None
+        return None
     else:
         result = crop(store, wish.ref.key, plan, file)
         ledger.add(moved=result.bytes_moved, requests=result.requests, fetched=1)
@@ -298,13 +323,14 @@ def _one(
             extra={"form": "crop", "window": [*result.window], "source_shape": [*result.source_shape]},
         )
     file.unlink(missing_ok=True)
-    return blob, known if known is not None and known.sha256 != blob.sha256 else None
+    return blob
 
 
 def _incoming(ws: Workspace) -> Path:
     """Return where part files outlive a killed process: beside a local store, else in the temporary folder."""
     local = ws.artifacts.root.path
-    return (local if local is not None else Path(tempfile.gettempdir()) / "geostack") / "incoming"
+    # A folder of the user's own: in a shared temporary folder, another user's could neither be written nor trusted.
+    return (local or Path(tempfile.gettempdir()) / f"geostack-{getpass.getuser()}") / "incoming"
 
 
 def _download(store: Any, key: str, shared: Path, own: Path) -> Downloaded:
@@ -319,12 +345,21 @@ def _download(store: Any, key: str, shared: Path, own: Path) -> Downloaded:
     return download(store, key, own)
 
 
-def _etag(store: Any, key: str, ledger: _Ledger) -> str | None:
-    # One byte by GET: anonymous buckets may refuse HEAD.
-    result = store.get(key, options={"range": (0, 1)})
+def _etag(store: Any, key: str, subject: str, ledger: _Ledger) -> str | None:
+    try:
+        # One byte by GET: anonymous buckets may refuse HEAD.
+        result = store.get(key, options={"range": (0, 1)})
+        etag = result.meta.get("e_tag")
+        result.bytes()
+    except Exception as error:
+        raise TransferError(
+            "the source does not say whether its bytes changed",
+            subject=subject,
+            found=plain_text(error),
+            action="run again with --refresh later; what is stored stays as it is",
+            retryable=True,
+        ) from error
     ledger.add(moved=1, requests=1)
-    etag = result.meta.get("e_tag")
-    result.bytes()
     return str(etag) if etag is not None else None
 
 
@@ -405,8 +440,11 @@ def _cached(ws: Workspace, snapshot: Snapshot) -> bool:
 
 
 def _lost(ws: Workspace, manifest: pl.DataFrame) -> list[str]:
-    sizes = dict(manifest.select("blob", "size").unique().iter_rows())
-    return [path for path, size in sorted(sizes.items()) if ws.artifacts.root.size(path) != size]
+    wanted = sorted(manifest.select("blob", "size").unique().iter_rows())
+    # One small request each: side by side where each is a round trip.
+    serial = 64 if ws.artifacts.root.path is not None else 2
+    sizes = in_threads(ws.artifacts.root.size, [path for path, _ in wanted], serial_below=serial)
+    return [path for (path, size), found in zip(wanted, sizes, strict=True) if found != size]
 
 
 def _checks(ws: Workspace, snapshot: Snapshot) -> tuple[Check, ...]:

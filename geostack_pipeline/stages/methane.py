@@ -126,7 +126,7 @@ def _write(
 
     asset = asset_name(provider.key, NAME)
     wanted = nodes(ws, cube, earlier)
-    previous = ws.artifacts.current(asset, day)
+    previous = ws.stored(asset, day)
     upstream = {f"{cube.asset}/{day}": cube.version}
     upstream |= {f"{snapshot.asset}/{name}": snapshot.version for name, snapshot in earlier.items()}
     tree = cube.open()

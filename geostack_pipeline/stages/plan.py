@@ -125,11 +125,14 @@ def _day(
                 Step(stage=stage, day=day, action="follow", reason="the stage before is to be built")
             )
             continue
-        pointer = ws.artifacts.pointer(asset_name(provider.key, stage), day)
-        snapshot = ws.current(asset_name(provider.key, stage), day) if pointer is not None else None
+        asset = asset_name(provider.key, stage)
+        pinned = f"{asset}/{day}" in ws.pins
+        snapshot = ws.current(asset, day) if pinned else ws.stored(asset, day)
         if snapshot is None:
-            reason = "never built"
-        elif stage == scenes.NAME:
+            lost = ws.artifacts.pointer(asset, day) is not None
+            reason = "the stored version is gone" if lost else "never built"
+        elif pinned or stage == scenes.NAME:
+            # A pinned version is read as it is, whatever its own inputs would lead to by now.
             upstream = snapshot.version
             reason = None
         else:
@@ -163,7 +166,7 @@ def _difference(
     if stage == cube.NAME:
         return None if stored == cube.version(ws, provider, upstream) else changed
     if stage == methane.NAME:
-        own = ws.current(asset_name(provider.key, cube.NAME), day)
+        own = ws.current(asset_name(provider.key, cube.NAME), day)  # fresh, or this stage would only follow
         if own is None or not own.nodes:
             return None if stored == methane.version(ws, provider, upstream, {}) else changed
         if moving.intersection(methane.lookback(ws, day)):

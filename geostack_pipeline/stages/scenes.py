@@ -18,7 +18,7 @@ from geostack_pipeline.catalog.scene_table import canonical_digest, to_parquet
 from geostack_pipeline.catalog.search import SearchResult, search
 from geostack_pipeline.errors import IntegrityError
 from geostack_pipeline.providers.contract import Provider, SearchWindow
-from geostack_pipeline.stages.workspace import Check, Outcome, Workspace, asset_name, parse_day
+from geostack_pipeline.stages.workspace import Check, Outcome, Workspace, asset_name, parse_day, require
 from geostack_pipeline.storage.digest import version_of
 from geostack_pipeline.storage.snapshot import Snapshot
 
@@ -98,9 +98,11 @@ def build(ws: Workspace, provider: Provider, day: str, *, refresh: bool = False)
     reused = snapshot is not None
     if snapshot is None:
         snapshot = _write(ws, provider, day, version, asked, result, normalised)
+    checks = _checks(snapshot)
+    require(snapshot, checks)
     # The time of this confirmation decides when the list is frozen.
     ws.artifacts.point(snapshot, run_id=ws.run_id, confirm=True)
-    return Outcome(snapshot=snapshot, reused=reused, checks=_checks(snapshot), stats=stats)
+    return Outcome(snapshot=snapshot, reused=reused, checks=checks, stats=stats)
 
 
 def _write(

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
 from typing import Any
 
 from geostack_pipeline.areas import Area
-from geostack_pipeline.errors import SettingsError
+from geostack_pipeline.errors import IntegrityError, SettingsError
 from geostack_pipeline.settings import ProviderSettings, Settings
 from geostack_pipeline.storage.artifacts import ArtifactStore
 from geostack_pipeline.storage.blobs import BlobCache
@@ -52,6 +52,15 @@ class Workspace:
             )
         return snapshot
 
+    def stored(self, asset: str, day: str) -> Snapshot | None:
+        """Return the version that a writer of a date may start from; None also where the current one is gone.
+
+        A reader must hear that a stored version was lost (:meth:`current`); whoever is about to write it anew,
+        as that error asks for, must not be stopped by it.
+        """
+        pointer = self.artifacts.pointer(asset, day)
+        return None if pointer is None else self.artifacts.find(asset, day, pointer.version)
+
     def now(self) -> datetime:
         """Return the present instant, UTC."""
         return datetime.now(UTC)
@@ -91,6 +100,26 @@ class Outcome:
     checks: tuple[Check, ...] = ()
     stats: Mapping[str, Any] = field(default_factory=dict)
     """Facts of this run that are no part of the version: requests, bytes moved, seconds."""
+
+
+BLOCKING = frozenset({"scene_list_schema", "scene_list_count", "cache_integrity"})
+"""Checks of integrity: a date that fails one is a failed date, and its version is never shown; the others only warn."""
+
+
+def require(snapshot: Snapshot, checks: Iterable[Check]) -> None:
+    """Refuse a version that fails a check of integrity; called before the pointer moves to it.
+
+    Raises:
+        IntegrityError: Naming the check and the numbers behind it.
+    """
+    for check in checks:
+        if check.name in BLOCKING and not check.passed:
+            raise IntegrityError(
+                f"the check {check.name} did not pass",
+                subject=f"{snapshot.asset} {snapshot.partition}",
+                found="; ".join(f"{name}: {value}" for name, value in check.detail.items()),
+                action="look at the stored version, then run the date again with refresh",
+            )
 
 
 def asset_name(provider: str, stage: str) -> str:
