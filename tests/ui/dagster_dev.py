@@ -83,16 +83,6 @@ class DagsterDev:
             time.sleep(1)
         raise AssertionError(f"waited {seconds} s in vain for {what}:\n{self.tail()}")
 
-    def wait_for_run(self, run_id: str, seconds: float) -> str:
-        """Return a run's status when it ended."""
-        query = "query($id: ID!) { runOrError(runId: $id) { ... on Run { status } } }"
-
-        def ended() -> str:
-            status: str = self.graphql(query, id=run_id)["runOrError"]["status"]
-            return status if status in {"SUCCESS", "FAILURE", "CANCELED"} else ""
-
-        return str(self.wait_for(f"run {run_id} to end", ended, seconds=seconds))
-
     def foreign_addresses(self) -> set[str]:
         """Return addresses beyond loopback that the processes listen on or are connected to."""
         found = set()

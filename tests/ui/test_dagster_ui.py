@@ -141,8 +141,8 @@ def clicked(dev: DagsterDev, web: Web) -> str:
 
 
 def launch_range(dev: DagsterDev, page: Any) -> str:
-    """Materialise the range by clicking; return the one run that this led to, when it ended well."""
-    known = {run["runId"] for run in runs(dev)}
+    """Materialise the range by clicking; return the one run that this leads to, when all has ended well."""
+    before = backfills(dev).keys()
     page.get_by_role("button", name="Materialize all").click()
     dialog = page.get_by_role("dialog")
     box = dialog.locator("input[type=text]").first
@@ -158,14 +158,27 @@ def launch_range(dev: DagsterDev, page: Any) -> str:
     dialog.get_by_text("6 partitions", exact=True).wait_for()
     dialog.get_by_role("button", name=re.compile("^Launch backfill")).click()
     dialog.wait_for(state="detached")
-    new = dev.wait_for(
-        "the click to lead to a run",
-        lambda: [run["runId"] for run in runs(dev) if run["runId"] not in known],
-        seconds=180,
+    (backfill,) = dev.wait_for(
+        "the click to lead to a backfill",
+        lambda: backfills(dev).keys() - before,
+        seconds=60,
     )
-    assert len(new) == 1, new
-    assert dev.wait_for_run(new[0], RUN_SECONDS) == "SUCCESS", dev.tail()
-    return str(new[0])
+    # The daemon takes a while to notice that the last run ended.
+    status = dev.wait_for("the backfill to end", lambda: ended(backfills(dev)[backfill]), seconds=RUN_SECONDS)
+    assert status == "COMPLETED_SUCCESS", dev.tail()
+    new = [run for run in runs(dev) if {"key": "dagster/backfill", "value": backfill} in run["tags"]]
+    assert [run["status"] for run in new] == ["SUCCESS"], new
+    return str(new[0]["runId"])
+
+
+def ended(status: str) -> str:
+    return "" if status in {"REQUESTED", "CANCELING", "FAILING"} else status
+
+
+def backfills(dev: DagsterDev) -> dict[str, str]:
+    query = "{ partitionBackfillsOrError { ... on PartitionBackfills { results { id status } } } }"
+    found = dev.graphql(query)["partitionBackfillsOrError"]["results"]
+    return {backfill["id"]: backfill["status"] for backfill in found}
 
 
 def runs(dev: DagsterDev) -> list[dict[str, Any]]:
