@@ -8,6 +8,11 @@ from typing import Any
 
 import pytest
 import yaml
+from hypothesis import settings
+
+# How long an example takes depends on the machine; only the number of examples bounds a property test.
+settings.register_profile("any machine", deadline=None)
+settings.load_profile("any machine")
 
 _SHARED = Path(__file__).parents[1].parent / "shared"
 
