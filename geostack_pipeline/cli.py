@@ -225,6 +225,11 @@ def _end(command: Callable[[], Exit]) -> None:
         # The reader went away (`| head`): not an error, but stdout must not be flushed again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = Exit.OK
+    except OSError as error:
+        # The system's own word, such as a folder that may not be made: it names the file, a traceback would bury it.
+        errors.print("[red]error[/red] ", end="")
+        errors.print(f"{error}. Next: check the file or folder it names, then run again.", markup=False)
+        code = Exit.FAILED
     raise typer.Exit(int(code))
 
 

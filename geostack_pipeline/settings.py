@@ -27,6 +27,7 @@ from pydantic import (
 
 from geostack_pipeline.areas import Area
 from geostack_pipeline.errors import SettingsError
+from geostack_pipeline.providers import sentinel2
 from geostack_pipeline.providers.contract import Endpoint
 
 SETTINGS_VARIABLE = "GEOSTACK_SETTINGS"
@@ -128,11 +129,20 @@ class ProviderSettings(_Strict):
             raise ValueError(f"{url!r} is no http(s) address (user names and passwords do not belong in it)")
         return url.rstrip("/") if url else url
 
+    @field_validator("where")
+    @classmethod
+    def _said(cls, where: str | None) -> str | None:
+        return where if where is not None and where.strip() else None
+
     @field_validator("bands")
     @classmethod
     def _distinct(cls, bands: tuple[str, ...]) -> tuple[str, ...]:
         if not bands or len(set(bands)) != len(bands):
             raise ValueError("bands must be a list of different band names, such as [B04, B11, B12]")
+        unknown = sorted(set(bands) - set(sentinel2.BANDS))
+        if unknown:
+            # Every scene lacks a band that does not exist: all of them would be skipped, one by one.
+            raise ValueError(f"{', '.join(unknown)} is no band; there are {', '.join(sentinel2.BANDS)}")
         return bands
 
 
@@ -288,7 +298,7 @@ def parse_settings(raw: Any, *, subject: str = "settings", base: Path | None = N
     local = _local_root(settings.root)
     if base is not None and local is not None:
         # As a path, not as text: a folder's name may hold what means something else in a URL.
-        settings = settings.model_copy(update={"root": str((base / local.expanduser()).resolve())})
+        settings = settings.model_copy(update={"root": (base / local.expanduser()).resolve().as_uri()})
     return settings
 
 

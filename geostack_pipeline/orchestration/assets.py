@@ -113,8 +113,8 @@ _STAGES = (
 
 
 def partitions(start: date) -> dg.DailyPartitionsDefinition:
-    """Return the daily UTC partitions that all providers share."""
-    return dg.DailyPartitionsDefinition(start_date=start.isoformat(), end_offset=0)
+    """Return the daily UTC partitions that all providers share, today's included: its list is asked again tomorrow."""
+    return dg.DailyPartitionsDefinition(start_date=start.isoformat(), end_offset=1)
 
 
 def provider_assets(

@@ -7,6 +7,7 @@ from datetime import UTC, timedelta
 
 import dagster as dg
 
+from geostack_pipeline.errors import SettingsError
 from geostack_pipeline.settings import Settings
 from geostack_pipeline.stages.plan import STAGES
 
@@ -33,14 +34,6 @@ def provider_schedule(
     chosen = settings.provider(key).schedule
     first = settings.start_date
 
-    @dg.schedule(
-        name=f"{key}_daily_ingest",
-        job=job,
-        cron_schedule=chosen.cron,
-        execution_timezone=chosen.timezone,
-        default_status=dg.DefaultScheduleStatus.STOPPED,
-        description=f"Ingests yesterday and asks again for the {settings.refresh_days} day(s) before.",
-    )
     def ingest(context: dg.ScheduleEvaluationContext) -> Iterator[dg.RunRequest]:
         tick = context.scheduled_execution_time
         today = tick.astimezone(UTC).date()
@@ -53,4 +46,19 @@ def provider_schedule(
                     tags={"geostack/provider": key},
                 )
 
-    return ingest
+    try:
+        return dg.schedule(
+            name=f"{key}_daily_ingest",
+            job=job,
+            cron_schedule=chosen.cron,
+            execution_timezone=chosen.timezone,
+            default_status=dg.DefaultScheduleStatus.STOPPED,
+            description=f"Ingests yesterday and asks again for the {settings.refresh_days} day(s) before.",
+        )(ingest)
+    except dg.DagsterInvalidDefinitionError as error:
+        raise SettingsError(
+            "the schedule is no cron expression",
+            subject=f"setting providers.{key}.schedule.cron",
+            found=repr(chosen.cron),
+            action='write five fields, such as "30 4 * * *"',
+        ) from error

@@ -7,7 +7,7 @@ second fetch of the same asset and crop finds them and moves nothing.
 
 from __future__ import annotations
 
-import getpass
+import os
 import tempfile
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -330,7 +330,7 @@ def _incoming(ws: Workspace) -> Path:
     """Return where part files outlive a killed process: beside a local store, else in the temporary folder."""
     local = ws.artifacts.root.path
     # A folder of the user's own: in a shared temporary folder, another user's could neither be written nor trusted.
-    return (local or Path(tempfile.gettempdir()) / f"geostack-{getpass.getuser()}") / "incoming"
+    return (local or Path(tempfile.gettempdir()) / f"geostack-{os.getuid()}") / "incoming"
 
 
 def _download(store: Any, key: str, shared: Path, own: Path) -> Downloaded:

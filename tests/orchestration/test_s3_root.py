@@ -57,6 +57,7 @@ def _stored(ws: Any, day: str) -> dict[str, tuple[str, str]]:
     return found
 
 
+@pytest.mark.slow
 def test_an_object_store_holds_what_a_local_disk_does(
     bucket: dict[str, str],
     sandbox_settings: Callable[..., Path],
