@@ -117,16 +117,14 @@ def partitions(start: date) -> dg.DailyPartitionsDefinition:
     return dg.DailyPartitionsDefinition(start_date=start.isoformat(), end_offset=1)
 
 
-def provider_assets(
-    key: str, days: dg.DailyPartitionsDefinition, lookback_days: int
-) -> list[dg.AssetsDefinition]:
+def provider_assets(key: str, days: dg.DailyPartitionsDefinition) -> list[dg.AssetsDefinition]:
     """Return the five assets of a provider."""
     make = {
         scenes.NAME: _scenes,
         selected.NAME: _selected,
         granules.NAME: _granules,
         cube.NAME: _cube,
-        methane.NAME: _methane(lookback_days),
+        methane.NAME: _methane,
     }
     return [make[stage.name](key, days, stage) for stage in _STAGES]
 
@@ -149,7 +147,9 @@ def _decorate(
         description=stage.description,
         tags={"geostack/provider": key, "geostack/stage": stage.name},
         check_specs=[
-            dg.AssetCheckSpec(name, asset=asset_key, description=text) for name, text in stage.checks.items()
+            # With partitions of its own, a check shows each date's evaluation under its date in the UI.
+            dg.AssetCheckSpec(name, asset=asset_key, description=text, partitions_def=days)
+            for name, text in stage.checks.items()
         ],
     )
 
@@ -211,31 +211,21 @@ def _cube(key: str, days: dg.DailyPartitionsDefinition, stage: _Stage) -> dg.Ass
     return _decorate(key, days, stage, _upstream(key, "granules"))(body)  # type: ignore[no-any-return]
 
 
-def _methane(
-    lookback_days: int,
-) -> Callable[[str, dg.DailyPartitionsDefinition, _Stage], dg.AssetsDefinition]:
-    def make(key: str, days: dg.DailyPartitionsDefinition, stage: _Stage) -> dg.AssetsDefinition:
-        def body(
-            context: dg.AssetExecutionContext,
-            config: StageConfig,
-            cube: dict[str, Snapshot],
-        ) -> Iterator[Any]:
-            def one(ws: Workspace, provider: Provider, day: str) -> Outcome:
-                own = _input(ws, key, "cube", day, cube)
-                return methane.build(ws, provider, day, own, methane.references(ws, provider, day))
+def _methane(key: str, days: dg.DailyPartitionsDefinition, stage: _Stage) -> dg.AssetsDefinition:
+    # The references are earlier dates of the cube, read from the store.  They are part of the version, not of the
+    # partition mapping: with a look-back there, a backfill of a date launches the 30 dates after it as well.
+    def body(
+        context: dg.AssetExecutionContext,
+        config: StageConfig,
+        cube: dict[str, Snapshot],
+    ) -> Iterator[Any]:
+        def one(ws: Workspace, provider: Provider, day: str) -> Outcome:
+            own = _input(ws, key, "cube", day, cube)
+            return methane.build(ws, provider, day, own, methane.references(ws, provider, day))
 
-            yield from _run(context, key, stage, config, one)
+        yield from _run(context, key, stage, config, one)
 
-        ins = {
-            "cube": dg.AssetIn(
-                key=[key, "cube"],
-                partition_mapping=dg.TimeWindowPartitionMapping(start_offset=-lookback_days),
-                metadata={ALLOW_MISSING: True},
-            )
-        }
-        return _decorate(key, days, stage, ins)(body)  # type: ignore[no-any-return]
-
-    return make
+    return _decorate(key, days, stage, _upstream(key, "cube"))(body)  # type: ignore[no-any-return]
 
 
 def _input(ws: Workspace, key: str, stage: str, day: str, loaded: Mapping[str, Snapshot]) -> Snapshot:

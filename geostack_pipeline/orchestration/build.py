@@ -24,11 +24,11 @@ def build_definitions(settings: Settings, settings_file: str = "") -> dg.Definit
     keys = list(settings.providers)
     jobs = {key: provider_job(key) for key in keys}
     with warnings.catch_warnings():
-        # Backfill policies are marked beta; the constraints file pins the Dagster that the range runs were tested with.
+        # Backfill policies are beta, partitions of checks a preview; the constraints file pins the Dagster that both
+        # were tested with.
         warnings.simplefilter("ignore", dg.BetaWarning)
-        assets = [
-            asset for key in keys for asset in provider_assets(key, days, settings.methane.lookback_days)
-        ]
+        warnings.simplefilter("ignore", dg.PreviewWarning)
+        assets = [asset for key in keys for asset in provider_assets(key, days)]
     return dg.Definitions(
         assets=assets,
         jobs=list(jobs.values()),
