@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from geostack_pipeline.commands.console import Exit, console
+from geostack_pipeline.commands.console import Exit, console, errors
 from geostack_pipeline.commands.sandbox import running_sandbox
 from geostack_pipeline.errors import SettingsError
 from geostack_pipeline.settings import SETTINGS_VARIABLE
@@ -41,9 +41,21 @@ def ui_command(folder: Path, *, port: int, seed: int | None) -> Exit:
         try:
             server.wait()
         except KeyboardInterrupt:
-            server.wait(timeout=20)
+            # The terminal sent Ctrl-C to Dagster as well, which ends its own children first.
+            errors.print("ending the UI …", style="dim")
         finally:
-            if server.poll() is None:
-                server.terminate()
-                server.wait(timeout=20)
+            _end(server)
     return Exit.OK if server.returncode in {0, -2, 130} else Exit.FAILED
+
+
+def _end(server: subprocess.Popen[bytes]) -> None:
+    """Let the server end by itself, then end it, then kill it."""
+    for last_resort in (None, server.terminate, server.kill):
+        if server.poll() is not None:
+            return
+        if last_resort is not None:
+            last_resort()
+        try:
+            server.wait(timeout=20)
+        except subprocess.TimeoutExpired:
+            continue

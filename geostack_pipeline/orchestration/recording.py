@@ -61,7 +61,7 @@ def record_days(
         raise dg.Failure(
             description=f"{len(failed)} of {len(failed) + len(done)} date(s) failed, the others are stored:\n{lines}",
             metadata={
-                "failed dates": dg.MetadataValue.md(lines),
+                "failed dates": dg.MetadataValue.text(lines),
                 "finished dates": ", ".join(sorted(done)) or "none",
             },
             allow_retries=False,
