@@ -37,7 +37,7 @@ ui: $(STAMP)
 	@$(BIN)/geostack ui
 
 test: $(VENV)/.test
-	@$(BIN)/python -m pytest -m 'not slow and not browser' -q
+	@$(BIN)/python -m pytest -m 'not slow and not browser' -q -n 2 --dist loadfile
 
 test-slow: $(VENV)/.test
 	@$(BIN)/python -m pytest -m 'slow or browser' -q
