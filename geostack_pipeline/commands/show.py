@@ -114,9 +114,13 @@ def _version(ws: Workspace, snapshot: Snapshot, name: str | None, *, as_json: bo
     console.print(shown)
     opened = snapshot.open(name)
     if isinstance(opened, pl.DataFrame):
-        # Geometries as bytes and nested columns say nothing on a terminal.
+        # Geometries as bytes (also under a type of their own) and nested columns say nothing on a terminal.
         flat = opened.select(
-            [name for name, dtype in opened.schema.items() if not dtype.is_nested() and dtype != pl.Binary]
+            [
+                name
+                for name, dtype in opened.schema.items()
+                if not dtype.is_nested() and "Binary" not in str(dtype)
+            ]
         )
         with pl.Config(tbl_rows=20, tbl_cols=8, tbl_hide_dataframe_shape=False, fmt_str_lengths=60):
             console.print(str(flat), markup=False)

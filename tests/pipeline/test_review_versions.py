@@ -128,7 +128,7 @@ def test_a_version_that_is_gone_is_planned_and_built_anew(
     assert ws.artifacts.root.path is not None
     shutil.rmtree(ws.artifacts.root.path / "artifacts" / asset / DAY / before.version)
     plan = make_plan(ws, provider, [DAY], until="granules", frozen=[DAY])
-    assert [(step.stage, step.reason) for step in plan.pending()][0] == (stage, "the stored version is gone")
+    assert next((step.stage, step.reason) for step in plan.pending()) == (stage, "the stored version is gone")
     _manifest(ws, provider)
     after = ws.artifacts.current(asset, DAY)
     assert after is not None
