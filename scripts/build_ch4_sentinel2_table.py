@@ -1,4 +1,3 @@
-
 """Build the table that turns Sentinel-2 band ratios into methane, from radiances and spectral responses.
 
 Usage::

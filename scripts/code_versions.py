@@ -59,7 +59,11 @@ def _essence(file: Path) -> bytes:
             kept = [
                 part
                 for part in body
-                if not (isinstance(part, ast.Expr) and isinstance(part.value, ast.Constant) and isinstance(part.value.value, str))
+                if not (
+                    isinstance(part, ast.Expr)
+                    and isinstance(part.value, ast.Constant)
+                    and isinstance(part.value.value, str)
+                )
                 and not (
                     isinstance(part, ast.Assign)
                     and any(isinstance(name, ast.Name) and name.id == "CODE_VERSION" for name in part.targets)

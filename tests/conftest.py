@@ -21,7 +21,9 @@ _SHARED = Path(__file__).parents[1].parent / "shared"
 def shared_dir() -> Path:
     """The folder of recorded exchanges, sample rasters and physical tables beside the checkout."""
     if not (_SHARED / "samples").is_dir():
-        pytest.skip(f"recorded samples are not at hand: {_SHARED.name}/samples is no folder beside the checkout")
+        pytest.skip(
+            f"recorded samples are not at hand: {_SHARED.name}/samples is no folder beside the checkout"
+        )
     return _SHARED
 
 

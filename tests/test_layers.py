@@ -42,9 +42,7 @@ def _imports(path: Path) -> set[str]:
 
 
 def _own_layers(path: Path) -> set[str]:
-    return {
-        name.split(".")[1] for name in _imports(path) if name.startswith("geostack_pipeline.")
-    }
+    return {name.split(".")[1] for name in _imports(path) if name.startswith("geostack_pipeline.")}
 
 
 @pytest.mark.parametrize("path", _modules(), ids=lambda path: str(path.relative_to(PACKAGE)))
@@ -73,7 +71,16 @@ def test_only_orchestration_imports_dagster(path: Path) -> None:
 def test_every_layer_of_the_order_that_exists_is_checked() -> None:
     found = {_layer(path) for path in _modules()} - {"__init__"}
     assert found <= {*ORDER, *EXTRA}
-    assert {"storage", "providers", "catalog", "raster", "cube", "methane", "stages", "orchestration"} <= found
+    assert {
+        "storage",
+        "providers",
+        "catalog",
+        "raster",
+        "cube",
+        "methane",
+        "stages",
+        "orchestration",
+    } <= found
 
 
 def test_the_imports_are_seen(tmp_path: Path) -> None:

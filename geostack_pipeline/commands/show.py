@@ -122,7 +122,13 @@ def _version(ws: Workspace, snapshot: Snapshot, name: str | None, *, as_json: bo
                 if not dtype.is_nested() and "Binary" not in str(dtype)
             ]
         )
-        with pl.Config(tbl_rows=20, tbl_cols=8, tbl_hide_dataframe_shape=False, fmt_str_lengths=60):
+        with pl.Config(
+            tbl_width_chars=console.width,
+            tbl_rows=20,
+            tbl_cols=8,
+            tbl_hide_dataframe_shape=False,
+            fmt_str_lengths=60,
+        ):
             console.print(str(flat), markup=False)
     else:
         console.print(str(opened), markup=False)

@@ -34,7 +34,9 @@ def test_the_source_is_the_recorded_one(stage: str) -> None:
 def test_the_digest_ignores_comments_and_docstrings_and_sees_code(tmp_path: Path) -> None:
     script = _script()
     file = tmp_path / "x.py"
-    file.write_text('"""A."""\nCODE_VERSION = "1"\n\n\ndef f():\n    """B."""\n    return 1  # c\n', encoding="utf-8")
+    file.write_text(
+        '"""A."""\nCODE_VERSION = "1"\n\n\ndef f():\n    """B."""\n    return 1  # c\n', encoding="utf-8"
+    )
     before = script._essence(file)
     file.write_text('"""Z."""\nCODE_VERSION = "2"\ndef f():\n    return 1\n', encoding="utf-8")
     assert script._essence(file) == before

@@ -15,7 +15,8 @@ DAYS = st.lists(st.dates(date(2024, 1, 1), date(2024, 4, 1)).map(date.isoformat)
 def _spread(first: str, last: str) -> list[str]:
     start = date.fromisoformat(first)
     return [
-        (start + timedelta(days=step)).isoformat() for step in range((date.fromisoformat(last) - start).days + 1)
+        (start + timedelta(days=step)).isoformat()
+        for step in range((date.fromisoformat(last) - start).days + 1)
     ]
 
 
@@ -35,7 +36,9 @@ def test_a_blocked_date_is_never_bridged() -> None:
 
 
 @given(days=DAYS, blocked=DAYS, bridge=st.integers(0, 10))
-def test_every_date_is_covered_once_and_no_blocked_one_is(days: list[str], blocked: list[str], bridge: int) -> None:
+def test_every_date_is_covered_once_and_no_blocked_one_is(
+    days: list[str], blocked: list[str], bridge: int
+) -> None:
     wanted = sorted(set(days) - set(blocked))
     ranges = contiguous(wanted, blocked=blocked, bridge=bridge)
     covered = [day for first, last in ranges for day in _spread(first, last)]

@@ -152,7 +152,10 @@ def test_an_asset_says_what_it_is(stage: str, nodes: dict[str, dict[str, Any]]) 
     assert len(node["description"]) > 60
     assert {"key": "geostack/provider", "value": "earth_search"} in node["tags"]
     assert node["backfillPolicy"]["policyType"] == "SINGLE_RUN"
-    assert node["partitionDefinition"]["description"] == "Daily, starting 2024-06-01 UTC. End offsetted by 1 partition."
+    assert (
+        node["partitionDefinition"]["description"]
+        == "Daily, starting 2024-06-01 UTC. End offsetted by 1 partition."
+    )
     checks = {check["name"]: check for check in node["assetChecksOrError"]["checks"]}
     assert set(checks) == CHECKS[stage]
     for check in checks.values():
