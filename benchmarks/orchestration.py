@@ -28,6 +28,8 @@ def run(*, quick: bool, repeat: int) -> Report:
                 write_settings(path, url)
             return measure(f"{_TASKS}:{task}", folder=str(path), days=count, until=until)
 
+        once("plain_stages", "warm", 1)
+        once("ranged_run", "warm", 2)  # what is compiled once is not a part of any figure
         ranged, plain = [], []
         for number in range(repeat):
             ranged.append(_checked(once("ranged_run", f"ranged-{number}", days), stages * days))

