@@ -58,7 +58,6 @@ def ranged_run(folder: str, days: int, until: str) -> Work:
 
 def plain_stages(folder: str, days: int, until: str) -> Work:
     """The same five stages called as functions, date by date: what the work itself takes."""
-    from geostack_pipeline.orchestration.resources import RESOURCES
     from geostack_pipeline.settings import load_settings
     from geostack_pipeline.stages import cube, granules, methane, scenes, selected
     from geostack_pipeline.stages.plan import STAGES
@@ -66,7 +65,7 @@ def plain_stages(folder: str, days: int, until: str) -> Work:
 
     file = Path(folder, "geostack.yaml")
     ws = open_workspace(load_settings(file))
-    provider = RESOURCES[_KEY](settings_file=str(file)).provider()
+    provider = load_settings(file).build_provider(_KEY)
 
     between = {"selected": selected, "granules": granules, "cube": cube}
     wanted = STAGES[1 : STAGES.index(until) + 1]
@@ -90,14 +89,13 @@ def plain_stages(folder: str, days: int, until: str) -> Work:
 
 def plan(folder: str, days: int, until: str) -> Work:
     """``stages.plan.make_plan`` over dates that are all stored."""
-    from geostack_pipeline.orchestration.resources import RESOURCES
     from geostack_pipeline.settings import load_settings
     from geostack_pipeline.stages.plan import make_plan
     from geostack_pipeline.stages.workspace import open_workspace
 
     file = Path(folder, "geostack.yaml")
     ws = open_workspace(load_settings(file))
-    provider = RESOURCES[_KEY](settings_file=str(file)).provider()
+    provider = load_settings(file).build_provider(_KEY)
 
     def work() -> dict[str, Any]:
         made = make_plan(ws, provider, _days(days), until=until)

@@ -9,9 +9,10 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import yaml
@@ -27,15 +28,14 @@ from pydantic import (
 
 from geostack_pipeline.areas import Area
 from geostack_pipeline.errors import SettingsError
-from geostack_pipeline.providers import sentinel2
-from geostack_pipeline.providers.contract import Endpoint
+from geostack_pipeline.providers.contract import Endpoint, Provider
+from geostack_pipeline.providers.credentials import CredentialField, Credentials, from_environment
+from geostack_pipeline.providers.registry import PROVIDERS, ProviderSpec, build_provider, spec
 
 SETTINGS_VARIABLE = "GEOSTACK_SETTINGS"
 DEFAULT_FILE = "geostack.yaml"
-PROVIDERS = ("earth_search",)
-"""Catalogs that this version can ask, in the order in which they are shown."""
-
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
+_ASSET_PREFIX = re.compile(r"[a-z][a-z0-9_]{0,40}")
 
 
 def _as_text(value: Any) -> Any:
@@ -108,6 +108,8 @@ class ScheduleSettings(_Strict):
 class ProviderSettings(_Strict):
     """One catalog: what to ask for, what to keep, which bands to fetch."""
 
+    kind: str | None = None
+    """Which provider it is, where the name is one of your own, e.g. ``stac_api``; else the name says it."""
     url: str | None = None
     """Root of the STAC API; None is the catalog's public address."""
     collections: tuple[str, ...] = ()
@@ -116,10 +118,15 @@ class ProviderSettings(_Strict):
     """Selection in SQL over the scene table, e.g. ``"eo:cloud_cover" < 60``."""
     min_coverage: Annotated[float, Field(ge=0, le=1)] = 0.0
     """Smallest share of an area that a scene must cover to be kept for it."""
-    bands: tuple[str, ...] = ("B02", "B03", "B04", "B11", "B12")
-    """Canonical bands of the cube; the scene classification comes along by itself."""
+    bands: tuple[str, ...] = ()
+    """Canonical bands (asset keys of a swath) of the cube, empty for the provider's default; the scene classification
+    comes along by itself."""
     endpoints: Mapping[str, EndpointSettings] = Field(default_factory=dict)
-    """Bucket or account -> where it answers."""
+    """Bucket, account or login server -> where it answers."""
+    options: Mapping[str, Any] = Field(default_factory=dict)
+    """Settings that only this provider has: see docs/providers."""
+    variables: Mapping[str, str] = Field(default_factory=dict)
+    """Part of the login -> environment variable that holds it, where that is not the provider's usual one."""
     schedule: ScheduleSettings = ScheduleSettings()
 
     @field_validator("url")
@@ -137,13 +144,20 @@ class ProviderSettings(_Strict):
     @field_validator("bands")
     @classmethod
     def _distinct(cls, bands: tuple[str, ...]) -> tuple[str, ...]:
-        if not bands or len(set(bands)) != len(bands):
+        if len(set(bands)) != len(bands):
             raise ValueError("bands must be a list of different band names, such as [B04, B11, B12]")
-        unknown = sorted(set(bands) - set(sentinel2.BANDS))
-        if unknown:
-            # Every scene lacks a band that does not exist: all of them would be skipped, one by one.
-            raise ValueError(f"{', '.join(unknown)} is no band; there are {', '.join(sentinel2.BANDS)}")
         return bands
+
+    @field_validator("variables")
+    @classmethod
+    def _variable_names(cls, variables: Mapping[str, str]) -> Mapping[str, str]:
+        for name in variables.values():
+            if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
+                # The value may be the secret itself, put here by mistake: it is not shown.
+                raise ValueError(
+                    "names an environment variable by letters, digits and _; never write a login here"
+                )
+        return variables
 
 
 class DetectionLimits(_Strict):
@@ -176,8 +190,40 @@ class Settings(_Strict):
     refresh_days: Annotated[int, Field(ge=0, le=366)] = 7
     """A scene list is asked again until it was last asked this many days after its date; then it is frozen."""
     areas: Mapping[str, AreaSettings] = Field(default_factory=dict)
-    providers: Mapping[Literal["earth_search"], ProviderSettings] = Field(default_factory=dict)
+    providers: Mapping[str, ProviderSettings] = Field(default_factory=dict)
     methane: MethaneSettings = MethaneSettings()
+
+    @field_validator("providers")
+    @classmethod
+    def _known_providers(cls, providers: Mapping[str, ProviderSettings]) -> Mapping[str, ProviderSettings]:
+        """Check what depends on which provider it is, and fill in its default bands."""
+        complete: dict[str, ProviderSettings] = {}
+        for key, own in providers.items():
+            kind = own.kind or key
+            if kind not in PROVIDERS:
+                raise ValueError(
+                    f"{kind} is not a provider; there are {', '.join(PROVIDERS)} "
+                    "(a catalog with a name of its own says `kind: stac_api`)"
+                )
+            if not _ASSET_PREFIX.fullmatch(key):
+                raise ValueError(
+                    f"provider name {key!r} must be lower-case letters, digits and _ (it names assets)"
+                )
+            known = spec(kind)
+            unknown = sorted(set(own.bands) - set(known.product.bands)) if known.product.bands else []
+            if unknown:
+                # Every scene lacks a band that does not exist: all of them would be skipped, one by one.
+                raise ValueError(
+                    f"{key}.bands: {', '.join(unknown)} is no band; there are {', '.join(known.product.bands)}"
+                )
+            strange = sorted(set(own.variables) - {field.name for field in known.credentials})
+            if strange:
+                there = ", ".join(field.name for field in known.credentials) or "none"
+                raise ValueError(
+                    f"{key}.variables: {', '.join(strange)} is no part of the login; there are: {there}"
+                )
+            complete[key] = own.model_copy(update={"bands": own.bands or known.product.default_bands})
+        return complete
 
     @model_validator(mode="after")
     def _names(self) -> Settings:
@@ -209,6 +255,31 @@ class Settings(_Strict):
             action=f"add it under `providers:` in {DEFAULT_FILE}"
             if key in PROVIDERS
             else f"choose one of {', '.join(PROVIDERS)}",
+        )
+
+    def provider_spec(self, key: str) -> ProviderSpec:
+        """Return what is known of a configured provider without building it."""
+        return spec(self.provider(key).kind or key)
+
+    def credential_fields(self, key: str) -> tuple[CredentialField, ...]:
+        """Return the parts of a provider's login with the variables that these settings name."""
+        renamed = self.provider(key).variables
+        return tuple(
+            replace(field, variable=renamed.get(field.name, field.variable))
+            for field in self.provider_spec(key).credentials
+        )
+
+    def build_provider(self, key: str, credentials: Credentials | None = None) -> Provider:
+        """Return a configured provider; ``credentials`` default to what the environment holds."""
+        own = self.provider(key)
+        return build_provider(
+            key,
+            kind=own.kind,
+            url=own.url,
+            collections=own.collections,
+            endpoints=self.endpoints(key),
+            options=own.options,
+            credentials=from_environment(self.credential_fields(key)) if credentials is None else credentials,
         )
 
     def endpoints(self, key: str) -> dict[str, Endpoint]:
@@ -314,6 +385,4 @@ def _explain(detail: Any) -> str:
     message = str(detail["msg"]).removeprefix("Value error, ")
     if detail["type"] == "extra_forbidden":
         message = "is not a setting"
-    elif detail["type"] == "literal_error":
-        message = f"is not a provider; there are {', '.join(PROVIDERS)}"
     return f"{where}: {message}"

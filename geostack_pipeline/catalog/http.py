@@ -56,6 +56,8 @@ class CatalogClient:
         self.policy = policy
         self.pace = pace
         self.requests = 0
+        self._renewed = False
+        self._sent: Mapping[str, str] = {}
         self._http = httpx.AsyncClient(
             headers={
                 "user-agent": f"geostack_pipeline/{_version()}",
@@ -94,7 +96,7 @@ class CatalogClient:
             if self.pace.remaining() <= 0.0:
                 break
             try:
-                return await self._once(method, url, body)
+                return await self._logged_in(method, url, body)
             except TimeoutError:
                 timeouts += 1
                 fault = _FaultError(f"no answer within {self.provider.dialect.request_timeout_s:g} s")
@@ -108,16 +110,30 @@ class CatalogClient:
                 await self.pace.wait(self.policy.backoff(attempt))
         raise self._failure(fault, url)
 
+    async def headers(self) -> Mapping[str, str]:
+        """Return the provider's headers; it may have to ask for a token first, which must not hold the loop up."""
+        self._sent = await asyncio.to_thread(self.provider.search_headers)
+        return self._sent
+
+    async def _logged_in(self, method: str, url: str, body: Mapping[str, Any] | None) -> Answer:
+        """Ask once; a refused login is renewed once per search, since a token may expire or be revoked half-way."""
+        try:
+            return await self._once(method, url, body)
+        except AuthError:
+            if self._renewed or not await asyncio.to_thread(self.provider.renew, None):
+                raise
+            self._renewed = True
+            return await self._once(method, url, body)
+
     async def _once(self, method: str, url: str, body: Mapping[str, Any] | None) -> Answer:
         self.requests += 1
         limit = min(self.provider.dialect.request_timeout_s, max(0.1, self.pace.remaining()))
         data = bytearray()
+        own = await self.headers()
         try:
             # the limit is for the whole exchange: an answer that drips in for ever is a timeout too
             async with asyncio.timeout(limit):
-                request = self._http.build_request(
-                    method, url, json=body, headers=dict(self.provider.headers)
-                )
+                request = self._http.build_request(method, url, json=body, headers=dict(own))
                 response = await self._http.send(request, stream=True)
                 try:
                     async for chunk in response.aiter_bytes():
@@ -156,7 +172,7 @@ class CatalogClient:
             raise _FaultError(found)
         if status in {401, 403}:
             raise AuthError(
-                "the catalog refused the login" if self.provider.headers else "the catalog asks for a login",
+                "the catalog refused the login" if self._sent else "the catalog asks for a login",
                 subject=self.subject,
                 found=found,
                 action=f"check the credentials and the rights of {self.provider.key}",
@@ -215,7 +231,7 @@ class CatalogClient:
     def _excerpt(self, data: bytes) -> str:
         """Return the beginning of an answer as plain text, without any secret that was sent."""
         text = _SPACE.sub(" ", _TAG.sub(" ", data[:2000].decode("utf-8", "replace"))).strip()
-        for value in self.provider.headers.values():
+        for value in self._sent.values():
             for secret in {value, *value.split()}:
                 if len(secret) > 7:
                     text = text.replace(secret, "…")

@@ -17,7 +17,7 @@ import hashlib
 import io
 import json
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ import pyarrow.parquet as pq
 import rustac
 
 from geostack_pipeline.catalog.diff import differences
+from geostack_pipeline.catalog.scene_check import holds
 from geostack_pipeline.errors import CatalogError, StorageError
 from geostack_pipeline.providers.coerce import format_time, parse_time
 from geostack_pipeline.providers.contract import CANONICAL_PROPERTIES, Item
@@ -91,7 +92,7 @@ def to_parquet(items: Sequence[Item], template: Item) -> dict[str, bytes]:
     files: dict[str, bytes] = {}
     for name, group in zip(names, groups, strict=True):
         data = _encode(group)
-        _verify(group.items, data)
+        _verify(group, data)
         files[name] = data
     return files
 
@@ -110,7 +111,15 @@ def items_of(table: pa.Table) -> list[Item]:
     """Return the canonical items of rows of a scene table, in their order."""
     if table.num_rows == 0:
         return []
-    return [_restored(item) for item in rustac.from_arrow(table)["features"]]
+    return [_restored(item) for item in rustac.from_arrow(_compact(table))["features"]]
+
+
+def _compact(table: pa.Table) -> pa.Table:
+    """Return a table with no more in its buffers than its rows: rustac panics on slices of nested columns."""
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    return pa.ipc.open_stream(sink.getvalue()).read_all()
 
 
 # -- writing --------------------------------------------------------------------------------------
@@ -126,7 +135,7 @@ class _Group:
     template: Item | None
     """The template, where these items share its columns' types."""
     exactly: bool
-    """Whether the items have no column that the template has not."""
+    """Whether the items have no column that the template has not, and no null but for missing canonical properties."""
 
     def take(self, item: Item, kinds: Mapping[str, str]) -> bool:
         """Add an item if none of its values has another type than here."""
@@ -150,29 +159,33 @@ def _groups(items: list[Item], template: Item) -> list[_Group]:
     return [group for group in groups if group.items]
 
 
-def _fits(value: Any, sample: Any) -> bool:
-    """Return whether every value stands where the template has one of the same type. Plain loops: it is called often."""
+def _fits(value: Any, sample: Any, nullable: Container[str] = ()) -> bool:
+    """Return whether every value stands where the template has one of the same type. Plain loops: it is called often.
+
+    Nulls are the members named ``nullable``, and the canonical ones among an item's properties.
+    """
     kind = type(value)
-    if value is None:
-        return True
     if kind is not type(sample):
         return False
     if kind is dict:
         for key, member in value.items():
-            if key in {"geometry", "bbox"}:
+            if key in {"geometry", "bbox"} or (member is None and key in nullable):
                 continue
             known = sample.get(key)
             if type(member) in _SCALARS:
                 if type(member) is not type(known):
                     return False
-            elif not _fits(member, known):
+            elif not _fits(member, known, CANONICAL_PROPERTIES if key == "properties" else ()):
                 return False
     elif kind is list:
         known = sample[0] if sample else None
+        if type(known) in _SCALARS:
+            return {*map(type, value)} <= {type(known)}
         for element in value:
             if not _fits(element, known):
                 return False
-    return True
+    # a null where none may be: the format would drop it
+    return value is not None
 
 
 def _kinds(value: Any, path: str = "") -> Iterator[tuple[str, str]]:
@@ -222,8 +235,10 @@ def _table(items: Sequence[Item], template: Item | None) -> pa.Table:
         path = Path(folder, "scenes.parquet")
         try:
             rustac.write_sync(str(path), rows, parquet_compression="uncompressed")
-            table = pq.ParquetFile(path).read()
-            metadata = pq.read_metadata(path).metadata or {}
+            with pq.ParquetFile(path) as file:
+                # one thread: dates are written side by side
+                table = file.read(use_threads=False)
+                metadata = file.metadata.metadata or {}
         except OSError as error:
             raise StorageError(
                 "the scene table cannot be written",
@@ -313,31 +328,42 @@ def _restored(item: Mapping[str, Any]) -> Item:
     }
 
 
-def _verify(items: Sequence[Item], data: bytes) -> None:
-    """Read back and compare every row: the format must not drop or change a value."""
-    rows = pq.ParquetFile(io.BytesIO(data)).metadata.num_rows
-    if rows != len(items):
+def _verify(group: _Group, data: bytes) -> None:
+    """Read the file back and compare every row: the format must not drop or change a value.
+
+    Rows with the template's columns are compared column by column, and one of each chunk also as
+    it is read; where that leaves a doubt, and for all other rows, the items are rebuilt and compared.
+    """
+    file = pq.ParquetFile(io.BytesIO(data))
+    if file.metadata.num_rows != len(group.items):
         raise CatalogError(
             "the scene table has another number of rows than items",
-            subject=f"{len(items)} items",
-            found=f"{rows} rows",
+            subject=f"{len(group.items)} items",
+            found=f"{file.metadata.num_rows} rows",
         )
-    file = pq.ParquetFile(io.BytesIO(data))
     start = 0
-    for batch in file.iter_batches(batch_size=CHUNK):
-        read = items_of(pa.Table.from_batches([batch]))
-        for before, after in zip(items[start : start + CHUNK], read, strict=True):
-            # text against text: 1, 1.0 and true are equal in Python, but not the same row
-            if _line(before) == _line(after):
-                continue
-            change = next(differences(before, after), ("a type or a null", (None, None)))
-            raise CatalogError(
-                "the scene table would change a value",
-                subject=f"item {before['id']}",
-                found=f"{change[0]} was {str(change[1][0])[:80]!r}, reads {str(change[1][1])[:80]!r}",
-                action="report the item: the provider's normalisation lets something through that the format cannot hold",
-            )
-        start += CHUNK
+    for index in range(file.num_row_groups):
+        table = file.read_row_group(index, use_threads=False)
+        items = group.items[start : start + table.num_rows]
+        start += table.num_rows
+        if group.exactly and holds(table, [_with_exact(item) for item in items]):
+            table, items = table.slice(0, 1), items[:1]
+        for first in range(0, len(items), CHUNK):
+            _compare(items[first : first + CHUNK], items_of(table.slice(first, CHUNK)))
+
+
+def _compare(items: Sequence[Item], read: Sequence[Item]) -> None:
+    for before, after in zip(items, read, strict=True):
+        # text against text: 1, 1.0 and true are equal in Python, but not the same row
+        if _line(before) == _line(after):
+            continue
+        change = next(differences(before, after), ("a type or a null", (None, None)))
+        raise CatalogError(
+            "the scene table would change a value",
+            subject=f"item {before['id']}",
+            found=f"{change[0]} was {str(change[1][0])[:80]!r}, reads {str(change[1][1])[:80]!r}",
+            action="report the item: the provider's normalisation lets something through that the format cannot hold",
+        )
 
 
 def _line(item: Item) -> bytes:

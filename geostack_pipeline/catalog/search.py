@@ -306,7 +306,7 @@ class _WindowSearch:
             self._policy.walk_timeout_s, walks * self._dialect.request_timeout_s, self._pace.remaining()
         )
         client = rustac.ApiClient(
-            self._client.provider.url, headers=dict(self._client.provider.headers) or None
+            self._client.provider.url, headers=dict(await self._client.headers()) or None
         )
         await self._pace.ready()
         try:

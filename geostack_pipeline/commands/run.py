@@ -16,7 +16,6 @@ from geostack_pipeline.commands.console import Exit, console, errors, print_json
 from geostack_pipeline.orchestration.build import build_definitions
 from geostack_pipeline.orchestration.instance import shared_instance
 from geostack_pipeline.orchestration.launch import Launcher, LaunchReport
-from geostack_pipeline.orchestration.resources import RESOURCES
 from geostack_pipeline.settings import SETTINGS_VARIABLE, Settings, load_settings, settings_path
 from geostack_pipeline.stages import cube
 from geostack_pipeline.stages.plan import STAGES, Plan, day_range, make_plan
@@ -41,7 +40,7 @@ def run_range(
     settings.provider(provider)
     ws = _open(settings, pins)
     days = day_range(ws, first, last)
-    catalog = RESOURCES[provider](settings_file=file).provider()
+    catalog = settings.build_provider(provider)
     defs = build_definitions(settings, file)
     with shared_instance() as instance, _progress(provider, days, until, quiet=quiet) as on_plan:
         report = Launcher(defs, instance, ws, catalog).run(
@@ -64,7 +63,7 @@ def plan_range(
     settings = load_settings(settings_file)
     settings.provider(provider)
     ws = _open(settings, pins)
-    catalog = RESOURCES[provider](settings_file=str(settings_path(settings_file).resolve())).provider()
+    catalog = settings.build_provider(provider)
     return make_plan(ws, catalog, day_range(ws, first, last), until=until, refresh=refresh)
 
 

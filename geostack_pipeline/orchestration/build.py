@@ -9,7 +9,7 @@ import dagster as dg
 from geostack_pipeline.orchestration.assets import partitions, provider_assets
 from geostack_pipeline.orchestration.io_managers import TableIOManager, TreeIOManager
 from geostack_pipeline.orchestration.jobs import provider_job, provider_schedule
-from geostack_pipeline.orchestration.resources import RESOURCES, WorkspaceResource
+from geostack_pipeline.orchestration.resources import WorkspaceResource, provider_resource
 from geostack_pipeline.settings import Settings
 
 
@@ -39,7 +39,7 @@ def build_definitions(settings: Settings, settings_file: str = "") -> dg.Definit
             "trees": TreeIOManager(settings_file=settings_file),
             # Anything that names no manager stores tables: nothing may end in Dagster's pickles.
             "io_manager": TableIOManager(settings_file=settings_file),
-            **{key: RESOURCES[key](settings_file=settings_file) for key in keys},
+            **{key: provider_resource(settings, key, settings_file) for key in keys},
         },
         executor=dg.in_process_executor,
     )

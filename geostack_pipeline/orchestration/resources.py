@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 
 import dagster as dg
 
 from geostack_pipeline.providers.contract import Provider
-from geostack_pipeline.providers.registry import build_provider
+from geostack_pipeline.providers.credentials import Secret
 from geostack_pipeline.settings import Settings, load_settings
 from geostack_pipeline.stages.workspace import Workspace, open_workspace
 
@@ -28,34 +29,94 @@ class WorkspaceResource(dg.ConfigurableResource):  # type: ignore[type-arg]
 
 
 class ProviderResource(dg.ConfigurableResource):  # type: ignore[type-arg]
-    """One catalog.  Subclasses add the fields of their credentials, which are bound with ``EnvVar``."""
+    """One catalog.  Subclasses add the parts of their login as fields, bound to environment variables."""
 
+    provider_key: str
+    """The provider's name in settings and asset keys."""
     settings_file: str = ""
 
-    @property
-    def provider_key(self) -> str:
-        """The provider's name in settings and asset keys."""
-        raise TypeError(f"{type(self).__name__} does not say which provider it is")
-
     def provider(self) -> Provider:
-        """Build the provider from its settings and this resource's credentials."""
+        """Build the provider from its settings and this resource's login."""
         settings = load_settings(self.settings_file or None)
-        return build_provider(
-            self.provider_key,
-            url=settings.provider(self.provider_key).url,
-            collections=settings.provider(self.provider_key).collections,
-            endpoints=settings.endpoints(self.provider_key),
-        )
+        credentials = {}
+        for field in settings.credential_fields(self.provider_key):
+            value = getattr(self, field.name)
+            # Outside a run nothing has read the variable yet.
+            text = value.get_value() if isinstance(value, dg.EnvVar) else value
+            if text:
+                credentials[field.name] = Secret(text)
+        return settings.build_provider(self.provider_key, credentials)
 
 
 class EarthSearchResource(ProviderResource):
-    """Element 84 Earth Search: public catalog, public buckets, no credentials."""
-
-    @property
-    def provider_key(self) -> str:
-        """The provider's name in settings and asset keys."""
-        return "earth_search"
+    """Element 84 Earth Search: public catalog, public buckets, no login."""
 
 
-RESOURCES: Mapping[str, type[ProviderResource]] = {"earth_search": EarthSearchResource}
-"""Provider key -> resource."""
+class PlanetaryComputerResource(ProviderResource):
+    """Microsoft Planetary Computer: public, tokens per container; a key only raises the limits."""
+
+    subscription_key: str = ""
+
+
+class CdseResource(ProviderResource):
+    """Copernicus Data Space: public catalog, S3 keys for the files."""
+
+    access_key: str = ""
+    secret_key: str = ""
+
+
+class SentinelHubResource(ProviderResource):
+    """Sentinel Hub: OAuth2 client for catalog and Process API, the S3 keys of the Data Space for whole products."""
+
+    client_id: str = ""
+    client_secret: str = ""
+    access_key: str = ""
+    secret_key: str = ""
+
+
+class EarthdataResource(ProviderResource):
+    """NASA (``cmr_stac`` and ``earthaccess``): Earthdata Login by token, by user and password, or by netrc."""
+
+    token: str = ""
+    username: str = ""
+    password: str = ""
+
+
+class DlrGeoserviceResource(ProviderResource):
+    """DLR EOC Geoservice: public catalog, user and password for the files."""
+
+    username: str = ""
+    password: str = ""
+
+
+class StacApiResource(ProviderResource):
+    """Any other STAC API: anonymous, or one secret header."""
+
+    token: str = ""
+
+
+RESOURCES: Mapping[str, type[ProviderResource]] = {
+    "earth_search": EarthSearchResource,
+    "planetary_computer": PlanetaryComputerResource,
+    "cdse": CdseResource,
+    "sentinel_hub": SentinelHubResource,
+    "cmr_stac": EarthdataResource,
+    "earthaccess": EarthdataResource,
+    "dlr_geoservice": DlrGeoserviceResource,
+    "stac_api": StacApiResource,
+}
+"""Kind of provider -> resource."""
+
+
+def provider_resource(settings: Settings, key: str, settings_file: str = "") -> ProviderResource:
+    """Return the resource of a configured provider, its login bound to the environment variables that are set.
+
+    A variable that is not set is left out: the provider says itself whether it can do without.
+    """
+    bound = {
+        field.name: dg.EnvVar(field.variable)
+        for field in settings.credential_fields(key)
+        if os.environ.get(field.variable)
+    }
+    kind = settings.provider(key).kind or key
+    return RESOURCES[kind](provider_key=key, settings_file=settings_file, **bound)

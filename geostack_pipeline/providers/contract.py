@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 if TYPE_CHECKING:
     from obstore.store import ObjectStore
 
+    from geostack_pipeline.errors import GeostackError
+
 Item = dict[str, Any]
 """A STAC item as JSON."""
 
@@ -92,9 +94,39 @@ class Endpoint:
     """Plain http, for a server on loopback only."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Product:
+    """What a provider's scenes are, as far as the later stages care."""
+
+    kind: Literal["surface", "swath"]
+    """``surface``: reflectance bands on a map, mosaicked per area onto the area's grid.  ``swath``: every granule is
+    a node of its own, in its own geometry."""
+    bands: tuple[str, ...]
+    """Everything that the setting ``bands`` may name: bands of a surface, asset keys of a swath."""
+    default_bands: tuple[str, ...]
+    """What is fetched when the setting names nothing."""
+    classification: str | None = None
+    """Asset of the scene classification, fetched with every scene of a surface."""
+    methane: bool = False
+    """Whether the methane stage can read its cubes."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Want:
+    """One asset to fetch of an item."""
+
+    asset: str
+    """Canonical asset key."""
+    how: Literal["window", "whole"]
+    """``window``: of a tiled TIFF only the tiles that meet the area (what is no tiled TIFF comes whole).
+    ``whole``: the file as it is."""
+    required: bool = True
+    """Whether an item without it is left out, with a reason; else it is fetched where it exists."""
+
+
 @runtime_checkable
 class Provider(Protocol):
-    """One catalog."""
+    """One catalog.  :class:`~geostack_pipeline.providers.base.BaseProvider` holds what most have in common."""
 
     key: str
     """Name in settings and asset keys, e.g. ``earth_search``."""
@@ -102,8 +134,17 @@ class Provider(Protocol):
     """Root of the STAC API."""
     collections: Sequence[str]
     dialect: Dialect
-    headers: Mapping[str, str]
-    """Headers of every search request; may hold credentials, never logged."""
+    product: Product
+
+    def search_headers(self) -> Mapping[str, str]:
+        """Return the headers of a search request, with a token that is valid now; never logged.
+
+        May ask a token server, so it is called outside the event loop.
+
+        Raises:
+            AuthError: The login was refused; the message names the variables to check.
+        """
+        ...
 
     def search_body(self, window: SearchWindow) -> dict[str, Any]:
         """Return the STAC search body for a window, without ``limit``; its interval may be wider, never narrower."""
@@ -128,7 +169,34 @@ class Provider(Protocol):
         ...
 
     def store(self, store_id: str) -> ObjectStore:
-        """Return the object store of an id from :meth:`locate`, with this provider's credentials."""
+        """Return the object store of an id from :meth:`locate`, with this provider's credentials.
+
+        Called once per object, so that a login which was renewed in between is used; must be cheap and thread-safe.
+        """
+        ...
+
+    def wants(self, item: Item, bands: Sequence[str]) -> Sequence[Want]:
+        """Return which assets of a canonical item are fetched when ``bands`` are wanted, in a fixed order."""
+        ...
+
+    def routes(self, item: Item, asset: str) -> Sequence[ObjectRef]:
+        """Return the places of an asset in the order in which they are tried; all have one ``canonical``.
+
+        Raises:
+            HrefRefusedError: The href lies outside the allow-list.
+        """
+        ...
+
+    def renew(self, store_id: str | None) -> bool:
+        """Forget the login of a store (None: of the search) after it was refused; thread-safe.
+
+        Returns:
+            Whether trying once more makes sense: False where there is nothing to renew.
+        """
+        ...
+
+    def explain_page(self, page: bytes, subject: str) -> GeostackError:
+        """Return what a web page means that was served in place of a file; the first bytes of it are given."""
         ...
 
 

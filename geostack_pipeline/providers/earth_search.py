@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from geostack_pipeline.errors import HrefRefusedError, SettingsError
 from geostack_pipeline.providers import sentinel2
+from geostack_pipeline.providers.base import BaseProvider
 from geostack_pipeline.providers.coerce import (
     MISSING,
     Shape,
@@ -41,6 +42,7 @@ from geostack_pipeline.providers.contract import (
     SearchWindow,
 )
 from geostack_pipeline.providers.geometry import GeometryError, bbox_of, canonical_bbox, canonical_geometry
+from geostack_pipeline.providers.registry import ProviderConfig, ProviderSpec, refuse_options
 from geostack_pipeline.storage.hrefs import AllowList, BucketRule
 from geostack_pipeline.storage.roots import open_store
 
@@ -273,10 +275,11 @@ def explain(code: str) -> str:
 # -- the provider ---------------------------------------------------------------------------------
 
 
-class EarthSearch:
+class EarthSearch(BaseProvider):
     """The Earth Search catalog; implements :class:`~geostack_pipeline.providers.contract.Provider`."""
 
     key = "earth_search"
+    product = sentinel2.PRODUCT
 
     def __init__(
         self,
@@ -322,7 +325,6 @@ class EarthSearch:
         self.collections: Sequence[str] = tuple(collections)
         # 200 items of up to 21 kB stay below the 6 MB that an answer of the API can have
         self.dialect = Dialect(page_size=200, walker="rustac", count="exact", filter_style="query")
-        self.headers: Mapping[str, str] = {}
         self._endpoints = dict(endpoints or {})
         self._query = dict(query) if query else None
         self._allowed = AllowList(BucketRule.aws(bucket, REGION) for bucket in BUCKETS.values())
@@ -697,3 +699,17 @@ def _sample(shape: Shape) -> Any:
         "time": "2020-01-01T00:00:00.000000Z",
     }
     return samples[shape]
+
+
+def _build(config: ProviderConfig) -> EarthSearch:
+    refuse_options(config)
+    given: dict[str, Any] = {"endpoints": config.endpoints}
+    if config.url:
+        given["url"] = config.url
+    if config.collections:
+        given["collections"] = config.collections
+    return EarthSearch(**given)
+
+
+SPEC = ProviderSpec(title="Element 84 Earth Search", product=sentinel2.PRODUCT, build=_build)
+"""The public catalog needs no login."""

@@ -14,9 +14,19 @@ from datetime import datetime
 from typing import Any
 
 from geostack_pipeline.providers.coerce import format_time, parse_time
+from geostack_pipeline.providers.contract import Product as ProductKind
 
 BANDS: tuple[str, ...] = ("B01", "B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B09", "B11", "B12")
 """Reflectance bands of L2A, by wavelength; B10 (cirrus) exists in L1C only."""
+
+PRODUCT = ProductKind(
+    kind="surface",
+    bands=BANDS,
+    default_bands=("B02", "B03", "B04", "B11", "B12"),
+    classification="SCL",
+    methane=True,
+)
+"""What Sentinel-2 L2A scenes are, whichever catalog lists them."""
 
 SCALE = 0.0001
 """Reflectance per digital number: the L2A quantification value is 10,000."""

@@ -25,7 +25,7 @@ class ServeConfig:
     """The small world, for tests."""
     providers: tuple[str, ...] = ("earth_search",)
     port: int = 0
-    """Port of the catalogs; buckets and control take the next two. 0 takes free ones."""
+    """Port of the catalogs; the other servers take the ports after it. 0 takes free ones."""
     faults: tuple[str, ...] = ()
     """Faults from the start, in their text form."""
 
@@ -39,11 +39,11 @@ class ServeConfig:
                 found=", ".join(unknown) or None,
                 action=f"choose from {', '.join(PROVIDERS)}",
             )
-        if self.port and not 1 <= self.port <= 65533:
+        if self.port and not 1 <= self.port <= 65500:
             raise SettingsError(
-                "the port must lie between 1 and 65533, or be 0 for free ones",
+                "the port must lie between 1 and 65500, or be 0 for free ones",
                 subject=f"sandbox port {self.port}",
-                action="choose another port; the next two are taken as well",
+                action="choose another port; those after it are taken as well",
             )
         for text in self.faults:
             parse_fault(text)

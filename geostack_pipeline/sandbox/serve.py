@@ -65,7 +65,7 @@ class Sandbox:
             seed: What the world's randomness starts from.
             providers: Which catalogs are served.
             small: The small world, rendered in about 3 s.
-            port: Port of the catalogs; buckets and control take the next two; 0 takes free ones.
+            port: Port of the catalogs; the other servers take the ports after it; 0 takes free ones.
             faults: Faults from the start, e.g. ``429@earth_search?count=2&seconds=1``.
             progress: Hears (scenes rendered, scenes to render).
             timeout_s: Longest time to wait for readiness.
@@ -110,6 +110,10 @@ class Sandbox:
         """Return the part of ``geostack.yaml`` that points at this sandbox: start date, areas, providers."""
         copied: dict[str, Any] = json.loads(json.dumps(self._about["settings"]))
         return copied
+
+    def credentials(self) -> dict[str, str]:
+        """Return the logins that the sandbox takes: environment variable -> value."""
+        return dict(self._about["credentials"])
 
     def truth(self) -> list[dict[str, Any]]:
         """Return the planted plumes: see :class:`~geostack_pipeline.sandbox.world.world.PlumeTruth`."""

@@ -172,11 +172,17 @@ class StubProvider:
     ) -> None:
         self.url = url
         self.collections = ("things",)
-        self.headers = headers or {}
+        self._headers = headers or {}
         self.dialect = Dialect(
             **{"page_size": 10, "walker": "pager", "count": "exact", "request_timeout_s": 5.0, **dialect}
         )
         self._filter = filter_
+
+    def search_headers(self) -> dict[str, str]:
+        return self._headers
+
+    def renew(self, store_id: str | None) -> bool:
+        return False
 
     def search_body(self, window: SearchWindow) -> dict[str, Any]:
         body: dict[str, Any] = {

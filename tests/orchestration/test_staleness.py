@@ -20,7 +20,6 @@ from geostack_pipeline.errors import SelectionError
 from geostack_pipeline.orchestration import assets as asset_module
 from geostack_pipeline.orchestration.build import build_definitions
 from geostack_pipeline.orchestration.launch import RANGE_END, RANGE_START, Launcher, LaunchReport
-from geostack_pipeline.orchestration.resources import RESOURCES
 from geostack_pipeline.settings import load_settings
 from geostack_pipeline.stages import selected
 from geostack_pipeline.stages.plan import day_range
@@ -41,7 +40,7 @@ class World:
 
     def launch(self, **options: Any) -> LaunchReport:
         """Run as the command line does."""
-        provider = RESOURCES["earth_search"](settings_file=str(self.file)).provider()
+        provider = load_settings(self.file).build_provider("earth_search")
         launcher = Launcher(self.defs, self.instance, self.ws, provider)
         return launcher.run(day_range(self.ws, DAYS[0], DAYS[-1]), until=STAGES[-1], **options)
 

@@ -11,7 +11,6 @@ import pytest
 
 from geostack_pipeline.orchestration.build import build_definitions
 from geostack_pipeline.orchestration.launch import Launcher, LaunchReport
-from geostack_pipeline.orchestration.resources import RESOURCES
 from geostack_pipeline.settings import load_settings
 from geostack_pipeline.stages.plan import day_range
 from geostack_pipeline.stages.workspace import Workspace, open_workspace
@@ -35,7 +34,7 @@ def run(instance: dg.DagsterInstance, small_sandbox: Any) -> Iterator[Run]:
     def go(file: Path, first: str, last: str, **options: Any) -> tuple[LaunchReport, Workspace]:
         settings = load_settings(file)
         ws = open_workspace(settings, pins=options.pop("pins", None))
-        provider = RESOURCES[PROVIDER](settings_file=str(file)).provider()
+        provider = load_settings(file).build_provider(PROVIDER)
         launcher = Launcher(build_definitions(settings, str(file)), instance, ws, provider)
         return launcher.run(day_range(ws, first, last), **options), ws
 

@@ -41,7 +41,6 @@ def stored(
 
     from geostack_pipeline.orchestration.build import build_definitions
     from geostack_pipeline.orchestration.launch import Launcher
-    from geostack_pipeline.orchestration.resources import RESOURCES
     from geostack_pipeline.settings import load_settings
     from geostack_pipeline.stages.plan import day_range
     from geostack_pipeline.stages.workspace import open_workspace
@@ -51,7 +50,7 @@ def stored(
     file.write_text(yaml.safe_dump({"root": "file:store", **small_sandbox.settings()}), encoding="utf-8")
     settings = load_settings(file)
     ws = open_workspace(settings)
-    provider = RESOURCES["earth_search"](settings_file=str(file)).provider()
+    provider = load_settings(file).build_provider("earth_search")
     launcher = Launcher(build_definitions(settings, str(file)), instance, ws, provider)
     return file, ws, launcher.run(day_range(ws, FIRST, LAST))
 
@@ -214,7 +213,6 @@ def test_a_changed_setting_touches_only_what_depends_on_it(
 ) -> None:
     import yaml
 
-    from geostack_pipeline.orchestration.resources import RESOURCES
     from geostack_pipeline.settings import load_settings
     from geostack_pipeline.stages.workspace import open_workspace
 
@@ -225,7 +223,7 @@ def test_a_changed_setting_touches_only_what_depends_on_it(
     other = tmp_path / "stricter.yaml"
     other.write_text(yaml.safe_dump(raw), encoding="utf-8")
     ws = open_workspace(load_settings(other))
-    plan = make_plan(ws, RESOURCES["earth_search"](settings_file=str(other)).provider(), report.days)
+    plan = make_plan(ws, load_settings(other).build_provider("earth_search"), report.days)
     assert {step.stage for step in plan.pending()} == {"methane"}
 
 

@@ -13,7 +13,6 @@ from typer.testing import CliRunner
 
 from geostack_pipeline.cli import app
 from geostack_pipeline.errors import SettingsError
-from geostack_pipeline.orchestration.resources import RESOURCES
 from geostack_pipeline.settings import load_settings, parse_settings
 from geostack_pipeline.stages import scenes
 from geostack_pipeline.stages.workspace import open_workspace
@@ -30,7 +29,7 @@ def cli(*arguments: str) -> tuple[int, str, str]:
 
 
 def _ask(file: Path, day: str = DAY) -> str:
-    provider = RESOURCES["earth_search"](settings_file=str(file)).provider()
+    provider = load_settings(file).build_provider("earth_search")
     return scenes.build(open_workspace(load_settings(file)), provider, day, refresh=True).snapshot.version
 
 

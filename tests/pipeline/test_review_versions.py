@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 
 from geostack_pipeline.errors import IntegrityError
-from geostack_pipeline.orchestration.resources import RESOURCES
 from geostack_pipeline.settings import load_settings
 from geostack_pipeline.stages import granules, scenes, selected
 from geostack_pipeline.stages.plan import make_plan
@@ -23,9 +22,7 @@ Opened = tuple[Workspace, Any]
 
 
 def _open(file: Path, **options: Any) -> Opened:
-    return open_workspace(load_settings(file), **options), RESOURCES["earth_search"](
-        settings_file=str(file)
-    ).provider()
+    return open_workspace(load_settings(file), **options), load_settings(file).build_provider("earth_search")
 
 
 def _manifest(ws: Workspace, provider: Any, *, refresh: bool = False) -> Snapshot:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from geostack_pipeline.sandbox.dialects.base import Dialect, Publication, StoredObject
+from geostack_pipeline.sandbox.dialects.base import Addresses, Dialect, Publication, StoredObject
 from geostack_pipeline.sandbox.dialects.earth_search import EarthSearchDialect
 
 DIALECTS: dict[str, type[Dialect]] = {"earth_search": EarthSearchDialect}
 """Provider key -> dialect."""
 
-__all__ = ["DIALECTS", "Dialect", "EarthSearchDialect", "Publication", "StoredObject"]
+__all__ = ["DIALECTS", "Addresses", "Dialect", "EarthSearchDialect", "Publication", "StoredObject"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -32,8 +32,26 @@ class Publication:
     """What a catalog has: its items and the objects behind them."""
 
     items: Sequence[Item]
-    buckets: Mapping[str, Mapping[str, StoredObject]]
-    """Bucket -> key -> object."""
+    buckets: Mapping[str, Mapping[str, StoredObject]] = field(default_factory=dict)
+    """Bucket that anyone may read -> key -> object."""
+    private_buckets: Mapping[str, Mapping[str, StoredObject]] = field(default_factory=dict)
+    """Bucket on the S3 that checks signatures, session tokens and policies -> key -> object."""
+    files: Mapping[str, StoredObject] = field(default_factory=dict)
+    """Path -> object, for file servers of the dialect's own (:meth:`Dialect.services`)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Addresses:
+    """Where the parts of the sandbox answer; each part has an origin (host and port) of its own."""
+
+    root: str
+    """The catalog's root: the catalogs' server and :attr:`Dialect.mount`."""
+    buckets: str
+    """S3 with the buckets that anyone may read, path-style."""
+    private: str
+    """S3 with the buckets that need a signed request, path-style."""
+    servers: Mapping[str, str] = field(default_factory=dict)
+    """Name from :attr:`Dialect.servers` -> address, without a trailing slash."""
 
 
 class Dialect(ABC):
@@ -43,19 +61,30 @@ class Dialect(ABC):
     """Provider key, as in settings."""
     mount: ClassVar[str]
     """Path of the catalog's root on the sandbox's server."""
+    servers: ClassVar[tuple[str, ...]] = ()
+    """Names of further servers, each on a port of its own: token and login servers, file servers.  Dialects that name
+    the same server share it; the first one's application answers."""
 
     @abstractmethod
     def encodings(self, scene: PhysicalScene) -> Sequence[Encoding]:
         """Return how this catalog stores a scene, newest processing first."""
 
     @abstractmethod
-    def publish(self, world: World, root: str) -> Publication:
-        """Return items and objects; ``root`` is the catalog's own address."""
+    def publish(self, world: World, at: Addresses) -> Publication:
+        """Return items and objects."""
 
     @abstractmethod
-    def app(self, publication: Publication, root: str) -> ASGIApp:
+    def app(self, publication: Publication, at: Addresses) -> ASGIApp:
         """Return the catalog's protocol, to be mounted at :attr:`mount`."""
 
+    def services(self, publication: Publication, at: Addresses) -> Mapping[str, ASGIApp]:  # noqa: ARG002
+        """Return the application of each of :attr:`servers`; faults and the log know it by its name."""
+        return {}
+
     @abstractmethod
-    def settings(self, root: str, buckets: Mapping[str, str]) -> dict[str, Any]:
-        """Return this provider's part of ``geostack.yaml``; ``buckets`` maps bucket -> endpoint."""
+    def settings(self, at: Addresses) -> dict[str, Any]:
+        """Return this provider's part of ``geostack.yaml``."""
+
+    def credentials(self, at: Addresses) -> Mapping[str, str]:  # noqa: ARG002
+        """Return the login that the sandbox takes: environment variable -> value."""
+        return {}

@@ -20,7 +20,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
-from geostack_pipeline.sandbox.dialects.base import Dialect, Item, Publication, StoredObject
+from geostack_pipeline.sandbox.dialects.base import Addresses, Dialect, Item, Publication, StoredObject
 from geostack_pipeline.sandbox.dialects.earth_search_items import (
     BUCKET,
     COLLECTION,
@@ -75,13 +75,13 @@ class EarthSearchDialect(Dialect):
             for processing in scene.overpass.processings
         ]
 
-    def publish(self, world: World, root: str) -> Publication:
+    def publish(self, world: World, at: Addresses) -> Publication:
         """Return an item per processing of each scene, with its files, its own JSON and its metadata."""
         items: list[Item] = []
         objects: dict[str, StoredObject] = {}
         for scene in world.scenes:
             for processing, encoding in zip(scene.overpass.processings, self.encodings(scene), strict=True):
-                item = make_item(scene, processing, world.facts(scene), root)
+                item = make_item(scene, processing, world.facts(scene), at.root)
                 items.append(item)
                 folder = prefix(scene, processing)
                 for name, (path, description) in world.files(scene, encoding).items():
@@ -103,9 +103,9 @@ class EarthSearchDialect(Dialect):
                     )
         return Publication(items=items, buckets={BUCKET: objects})
 
-    def app(self, publication: Publication, root: str) -> ASGIApp:
+    def app(self, publication: Publication, at: Addresses) -> ASGIApp:
         """Return the API as an ASGI application."""
-        api = _Api(publication.items, root)
+        api = _Api(publication.items, at.root)
         return Starlette(
             routes=[
                 Route("/", api.landing),
@@ -122,15 +122,15 @@ class EarthSearchDialect(Dialect):
             exception_handlers={404: _not_found},
         )
 
-    def settings(self, root: str, buckets: Mapping[str, str]) -> dict[str, Any]:
+    def settings(self, at: Addresses) -> dict[str, Any]:
         """Return the provider's settings: its address, and where its bucket answers."""
         return {
-            "url": root,
+            "url": at.root,
             "collections": [COLLECTION],
             "where": '"eo:cloud_cover" < 80',
             "min_coverage": 0.0,
             "bands": ["B02", "B03", "B04", "B11", "B12"],
-            "endpoints": {BUCKET: {"url": buckets[BUCKET], "region": "us-west-2", "allow_http": True}},
+            "endpoints": {BUCKET: {"url": at.buckets, "region": "us-west-2", "allow_http": True}},
         }
 
 

@@ -31,7 +31,9 @@ def make_control_app(about: Mapping[str, Any], board: FaultBoard, log: RequestLo
     """Return the endpoint; ``about`` is what ``GET /`` and ``GET /truth`` tell."""
 
     async def home(_: Request) -> JSONResponse:
-        return JSONResponse({name: value for name, value in about.items() if name != "truth"})
+        return JSONResponse(
+            {name: value for name, value in about.items() if name not in {"truth", "credentials"}}
+        )
 
     async def truth(_: Request) -> JSONResponse:
         return JSONResponse(about["truth"])

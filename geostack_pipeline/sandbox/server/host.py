@@ -20,7 +20,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from geostack_pipeline.errors import SettingsError
 from geostack_pipeline.sandbox.config import ServeConfig
 from geostack_pipeline.sandbox.dialects import DIALECTS
-from geostack_pipeline.sandbox.dialects.base import StoredObject
+from geostack_pipeline.sandbox.dialects.base import Addresses, StoredObject
 from geostack_pipeline.sandbox.server.bucket import isolate_moto, make_bucket_app
 from geostack_pipeline.sandbox.server.control import make_control_app
 from geostack_pipeline.sandbox.server.faults import FaultBoard, parse_fault
@@ -63,22 +63,33 @@ def _address(listener: socket.socket) -> str:
 
 
 def _applications(
-    config: ServeConfig, world: World, catalogs_at: str, buckets_at: str
-) -> tuple[dict[str, Any], list[Callable[[FaultBoard, RequestLog], ASGIApp]]]:
-    """Return what the sandbox tells of itself, and makers of the catalogs' and the buckets' applications."""
+    config: ServeConfig, world: World, addresses: Mapping[str, str]
+) -> tuple[dict[str, Any], dict[str, Callable[[FaultBoard, RequestLog], ASGIApp]]]:
+    """Return what the sandbox tells of itself, and makers of the applications by the name of their address."""
     dialects = [DIALECTS[name]() for name in config.providers]
     buckets: dict[str, Mapping[str, StoredObject]] = {}
     mounts: list[tuple[str, str, ASGIApp]] = []
-    providers, endpoints = {}, {}
+    services: dict[str, ASGIApp] = {}
+    providers: dict[str, Any] = {}
+    credentials: dict[str, str] = {}
+    endpoints: dict[str, str] = {}
     for dialect in dialects:
-        root = catalogs_at + dialect.mount
-        publication = dialect.publish(world, root)
+        at = Addresses(
+            root=addresses["catalogs"] + dialect.mount,
+            buckets=addresses["buckets"],
+            private=addresses["private"],
+            servers={name: addresses[name] for name in dialect.servers},
+        )
+        publication = dialect.publish(world, at)
         for name, objects in publication.buckets.items():
             buckets[name] = {**buckets.get(name, {}), **objects}
-            endpoints[name] = buckets_at
-        mounts.append((dialect.mount, dialect.key, dialect.app(publication, root)))
-        providers[dialect.key] = dialect.settings(root, endpoints)
-        endpoints[dialect.key] = root
+            endpoints[name] = at.buckets
+        mounts.append((dialect.mount, dialect.key, dialect.app(publication, at)))
+        for name, app in dialect.services(publication, at).items():
+            services.setdefault(name, app)
+        providers[dialect.key] = dialect.settings(at)
+        credentials |= dialect.credentials(at)
+        endpoints |= {dialect.key: at.root, **at.servers}
     first, last = world.days
     about = {
         "seed": config.seed,
@@ -94,6 +105,7 @@ def _applications(
             },
             "providers": providers,
         },
+        "credentials": credentials,
         "truth": [plume.to_json() for plume in world.truth],
     }
 
@@ -103,7 +115,10 @@ def _applications(
     def storage(board: FaultBoard, log: RequestLog) -> ASGIApp:
         return Watched(make_bucket_app(buckets), None, board, log)
 
-    return about, [catalogs, storage]
+    def service(name: str) -> Callable[[FaultBoard, RequestLog], ASGIApp]:
+        return lambda board, log: Watched(services[name], name, board, log)
+
+    return about, {"catalogs": catalogs, "buckets": storage, **{name: service(name) for name in services}}
 
 
 class _At:
@@ -152,13 +167,29 @@ def serve(
         for scene in world.scenes
     }
     world.prepare(wanted, progress=progress)
-    listeners = [_listen(config.port + number if config.port else 0) for number in range(3)]
+    extra = sorted({name for key in config.providers for name in DIALECTS[key].servers})
+    names = ["catalogs", "buckets", "control", "private", *extra]
+    listeners = {
+        name: _listen(config.port + number if config.port else 0) for number, name in enumerate(names)
+    }
     board = FaultBoard([parse_fault(text) for text in config.faults])
     log = RequestLog()
-    about, makers = _applications(config, world, _address(listeners[0]), _address(listeners[1]))
-    about["endpoints"]["control"] = _address(listeners[2])
-    apps: list[ASGIApp] = [*(make(board, log) for make in makers), make_control_app(about, board, log)]
-    asyncio.run(_serve(apps, listeners, lambda: ready(about), stop or threading.Event()))
+    about, makers = _applications(
+        config, world, {name: _address(listener) for name, listener in listeners.items()}
+    )
+    about["endpoints"]["control"] = _address(listeners["control"])
+    apps: dict[str, ASGIApp] = {name: make(board, log) for name, make in makers.items()}
+    apps["control"] = make_control_app(about, board, log)
+    for name in listeners.keys() - apps.keys():
+        listeners.pop(name).close()
+    asyncio.run(
+        _serve(
+            [apps[name] for name in listeners],
+            list(listeners.values()),
+            lambda: ready(about),
+            stop or threading.Event(),
+        )
+    )
 
 
 async def _serve(
