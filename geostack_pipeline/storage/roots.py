@@ -178,17 +178,25 @@ def open_root(url: str, options: Mapping[str, str] | None = None) -> Root:
     return root
 
 
-def open_store(url: str, options: Mapping[str, str] | None = None) -> ObjectStore:
+def open_store(
+    url: str,
+    options: Mapping[str, str] | None = None,
+    *,
+    credential_provider: Callable[[], Any] | None = None,
+) -> ObjectStore:
     """Return a store of someone else's bucket or container, opened like a root but not remembered as one.
 
     Args:
         url: ``s3://bucket/prefix`` or ``az://container/prefix``.
         options: As for :func:`open_root`; None is none at all.
+        credential_provider: Asked for the login when a request needs one, in obstore's form (``S3Credential``,
+            ``AzureSASToken`` …); asked again by every request once less than five minutes of it are left, so
+            it should keep what it has got.  Not pickled with the store unless it can be.
     """
     scheme, bucket, prefix = _parse(url)
     if scheme == "file":
         return _open_local(Path(prefix)).store
-    return _remote_maker(url, scheme, bucket, dict(options or {}))(prefix)
+    return _remote_maker(url, scheme, bucket, dict(options or {}), credential_provider)(prefix)
 
 
 def reopen(url: str) -> Root:
@@ -254,7 +262,11 @@ def _open_local(path: Path) -> Root:
 
 
 def _remote_maker(
-    url: str, scheme: str, bucket: str, options: dict[str, str]
+    url: str,
+    scheme: str,
+    bucket: str,
+    options: dict[str, str],
+    credential_provider: Callable[[], Any] | None = None,
 ) -> Callable[[str], ObjectStore]:
     """Return a function from a key prefix to a store with the options of a root."""
     flags = {name: _flag(url, name, options.pop(name)) for name in _FLAGS & options.keys()}
@@ -277,6 +289,8 @@ def _remote_maker(
             "client_options": client,
             "retry_config": retry_config(),
         }
+        if credential_provider is not None:
+            common["credential_provider"] = credential_provider
         try:
             with _environment(visible=flags.get("use_environment", False)):
                 if scheme == "s3":
