@@ -13,8 +13,6 @@ Seen in recorded answers and in the catalog's issues:
 
 from __future__ import annotations
 
-import json
-import math
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -22,27 +20,18 @@ from typing import TYPE_CHECKING, Any
 from geostack_pipeline.errors import HrefRefusedError, SettingsError
 from geostack_pipeline.providers import sentinel2
 from geostack_pipeline.providers.base import BaseProvider
-from geostack_pipeline.providers.coerce import (
-    MISSING,
-    Shape,
-    coerce,
-    escape,
-    format_time,
-    json_text,
-    parse_time,
-)
+from geostack_pipeline.providers.canonical import OWN_PROPERTIES, finite, first_band
+from geostack_pipeline.providers.coerce import Shape, format_time
 from geostack_pipeline.providers.contract import (
-    CANONICAL_PROPERTIES,
     Dialect,
     Endpoint,
     Item,
     ObjectRef,
     Radiometry,
-    RejectedItemError,
     SearchWindow,
 )
-from geostack_pipeline.providers.geometry import GeometryError, bbox_of, canonical_bbox, canonical_geometry
 from geostack_pipeline.providers.registry import ProviderConfig, ProviderSpec, refuse_options
+from geostack_pipeline.providers.sentinel2_items import FILE_SHAPE, RASTER_SHAPE, Sentinel2Form, baseline_of
 from geostack_pipeline.storage.hrefs import AllowList, BucketRule
 from geostack_pipeline.storage.roots import open_store
 
@@ -58,12 +47,6 @@ BUCKETS: Mapping[str, str] = {
     "sentinel-2-c1-l2a": "e84-earth-search-sentinel-data",
 }
 """Collection -> its open bucket. Other collections lie in requester-pays buckets or are no Sentinel-2 L2A."""
-
-MAX_ITEM_BYTES = 1 << 20
-"""Items are 12 to 25 kB; one of a megabyte is damage or an attack."""
-
-EXTRA = "geostack:extra"
-"""Property with everything that has no column, as JSON text: JSON pointer in the raw item -> value."""
 
 _BAND_KEYS: Mapping[str, str] = {
     "coastal": "B01",
@@ -94,44 +77,7 @@ _RASTER_KEYS: Mapping[str, str] = {
 ASSET_KEYS: Mapping[str, str] = {**_RASTER_KEYS, **{name: name for name in (*_PLAIN_RASTERS, *_FILES)}}
 """Every asset name of the two collections -> canonical key."""
 
-_REFLECTANCE = frozenset(sentinel2.BANDS) | {f"{band}_jp2" for band in sentinel2.BANDS}
-_CLASSES = frozenset({"SCL", "SCL_jp2"})
-
-_ASSET_SHAPE: dict[str, Shape] = {
-    "href": "str",
-    "title": "str",
-    "type": "str",
-    "roles": ["str"],
-    "gsd": "float",
-    "eo:bands": [
-        {
-            "name": "str",
-            "common_name": "str",
-            "description": "str",
-            "center_wavelength": "float",
-            "full_width_half_max": "float",
-        }
-    ],
-    "raster:bands": [
-        {
-            "nodata": "float",
-            "data_type": "str",
-            "bits_per_sample": "int",
-            "spatial_resolution": "float",
-            "unit": "str",
-            "scale": "float",
-            "offset": "float",
-        }
-    ],
-    "proj:shape": ["int"],
-    "proj:transform": ["float"],
-    "file:checksum": "str",
-    "file:size": "int",
-}
-_FILE_SHAPE: dict[str, Shape] = {
-    name: _ASSET_SHAPE[name] for name in ("href", "title", "type", "roles", "file:checksum", "file:size")
-}
-"""Of assets that are not read as rasters: fewer columns; the rest goes into the extra text."""
+_KNOWN_ASSETS: Mapping[str, str] = {**{key: key for key in ASSET_KEYS.values()}, **ASSET_KEYS}
 
 _PERCENTAGES = (
     "cloud_shadow",
@@ -148,28 +94,21 @@ _PERCENTAGES = (
     "vegetation",
     "water",
 )
-_PROPERTY_SHAPE: dict[str, Shape] = {
-    "datetime": "time",
+_PROPERTY_SHAPES: Mapping[str, Shape] = {
+    **OWN_PROPERTIES,
     "created": "time",
     "updated": "time",
-    "platform": "str",
     "constellation": "str",
     "instruments": ["str"],
     "gsd": "float",
-    "eo:cloud_cover": "float",
-    "proj:code": "str",
     "proj:epsg": "int",
     "proj:centroid": {"lat": "float", "lon": "float"},
-    "grid:code": "str",
     "mgrs:utm_zone": "int",
     "mgrs:latitude_band": "str",
     "mgrs:grid_square": "str",
-    "sat:relative_orbit": "int",
     "view:azimuth": "float",
-    "view:incidence_angle": "float",
     "view:off_nadir": "float",
     "view:sun_azimuth": "float",
-    "view:sun_elevation": "float",
     **{f"s2:{name}_percentage": "float" for name in _PERCENTAGES},
     "s2:datastrip_id": "str",
     "s2:datatake_id": "str",
@@ -188,30 +127,7 @@ _PROPERTY_SHAPE: dict[str, Shape] = {
     "storage:platform": "str",
     "storage:region": "str",
     "storage:requester_pays": "bool",
-    "processing:baseline": "str",
-    "processing:datetime": "time",
-    "geostack:scene": "str",
-    "geostack:radiometry": "str",
-    EXTRA: "str",
 }
-_LINK_SHAPE: dict[str, Shape] = {"rel": "str", "href": "str", "type": "str", "title": "str"}
-_TOP = frozenset(
-    {
-        "type",
-        "stac_version",
-        "stac_extensions",
-        "id",
-        "geometry",
-        "bbox",
-        "properties",
-        "links",
-        "assets",
-        "collection",
-    }
-)
-_NAVIGATION = frozenset({"self", "root", "parent", "collection", "items", "next", "prev", "thumbnail"})
-
-
 # -- radiometry -----------------------------------------------------------------------------------
 
 APPLIED = "boa_offset_applied"
@@ -248,8 +164,8 @@ def radiometry(properties: Mapping[str, Any], key: str, asset: Mapping[str, Any]
         key: Canonical asset key, e.g. ``B04`` or ``B04_jp2``.
         asset: The asset with its ``raster:bands`` as the catalog gave it.
     """
-    band = _first_band(asset)
-    scale, offset, nodata = (_finite(band.get(name)) for name in ("scale", "offset", "nodata"))
+    band = first_band(asset)
+    scale, offset, nodata = (finite(band.get(name)) for name in ("scale", "offset", "nodata"))
     if scale is None or scale <= 0.0:
         scale = sentinel2.SCALE
     if nodata is None:
@@ -267,9 +183,56 @@ def radiometry(properties: Mapping[str, Any], key: str, asset: Mapping[str, Any]
     return Radiometry(scale=scale, offset=offset, nodata=nodata, reason=reason)
 
 
+class EarthSearchForm(Sentinel2Form):
+    """Items of the two Sentinel-2 collections."""
+
+    property_shapes = _PROPERTY_SHAPES
+    reasons = _REASONS
+    default_reason = DEFAULT
+
+    def __init__(self, url: str) -> None:
+        self.homes = (url, URL)
+
+    def collection(self, name: str) -> str | None:
+        """Return the collection's own name."""
+        return name if name in BUCKETS else None
+
+    def asset_key(self, name: str, asset: Mapping[str, Any]) -> str | None:  # noqa: ARG002 - the name says it
+        """Return ``B04`` for ``red``, ``B04_jp2`` for ``red-jp2``."""
+        return _KNOWN_ASSETS.get(name)
+
+    def asset_keys(self) -> Sequence[str]:
+        """Return every key of the two collections."""
+        return tuple(ASSET_KEYS.values())
+
+    def asset_shape(self, key: str) -> Mapping[str, Shape]:
+        """Return few columns for what is no raster."""
+        return FILE_SHAPE if key in _FILES else RASTER_SHAPE
+
+    def band_of(self, key: str) -> str:
+        """Return ``B04`` for ``B04_jp2`` too."""
+        return key.removesuffix("_jp2")
+
+    def product_name(self, properties: Mapping[str, Any], item: Item) -> str | None:  # noqa: ARG002
+        """Return ``s2:product_uri``."""
+        return properties.get("s2:product_uri")
+
+    def tile(self, properties: Mapping[str, Any]) -> str | None:
+        """Return the tile of ``grid:code``, else of the three parts."""
+        tile = sentinel2.parse_tile(properties.get("grid:code"))
+        if tile is not None:
+            return tile
+        parts = [properties.get(name) for name in ("mgrs:utm_zone", "mgrs:latitude_band", "mgrs:grid_square")]
+        return None if None in parts else sentinel2.parse_tile("".join(str(part) for part in parts))
+
+    def radiometry(self, properties: Mapping[str, Any], key: str, asset: Mapping[str, Any]) -> Radiometry:
+        """Return what :func:`radiometry` decides."""
+        return radiometry(properties, key, asset)
+
+
 def explain(code: str) -> str:
     """Return the sentences behind a ``geostack:radiometry`` code such as ``boa_offset_applied``."""
-    return "; ".join(_REASONS.get(part, part) for part in code.split("+"))
+    return EarthSearchForm(URL).explain(code)
 
 
 # -- the provider ---------------------------------------------------------------------------------
@@ -324,9 +287,12 @@ class EarthSearch(BaseProvider):
         self.url = url.rstrip("/")
         self.collections: Sequence[str] = tuple(collections)
         # 200 items of up to 21 kB stay below the 6 MB that an answer of the API can have
-        self.dialect = Dialect(page_size=200, walker="rustac", count="exact", filter_style="query")
+        # our own pager: rustac holds a walk's text, its own items and ours at once, three times the memory,
+        # takes as much CPU, and needs a probe for each window (docs/benchmarks.md)
+        self.dialect = Dialect(page_size=200, walker="pager", count="exact", filter_style="query")
         self._endpoints = dict(endpoints or {})
         self._query = dict(query) if query else None
+        self._form = EarthSearchForm(self.url)
         self._allowed = AllowList(BucketRule.aws(bucket, REGION) for bucket in BUCKETS.values())
 
     def search_body(self, window: SearchWindow) -> dict[str, Any]:
@@ -343,97 +309,14 @@ class EarthSearch(BaseProvider):
     def canonical(self, item: Item) -> Item:
         """Return the canonical form of an item of the two Sentinel-2 collections. Pure and idempotent.
 
-        What has no column, or a value that does not fit its column's type, is kept as text
-        in ``geostack:extra``.  Null, empty lists and empty objects are left out, except for
-        the canonical properties, which are null where unknown.  Navigation links (``self``,
-        ``root`` …) are left out: they are the API's root, the collection and the id again, and
-        would make the rows depend on which mirror answered.
-
         Raises:
-            RejectedItemError: With one of the reasons ``not_json``, ``too_large``, ``too_deep``, ``id``,
-                ``collection``, ``properties``, ``datetime``, ``platform``, ``tile``, ``geometry``, ``assets``.
+            RejectedItemError: With a reason of :meth:`ItemForm.canonical`, or ``datetime``, ``platform``, ``tile``.
         """
-        _check_json(item)
-        try:
-            return self._canonical(item)
-        except RecursionError:
-            raise RejectedItemError("too_deep", "nested deeper than can be read") from None
-
-    def _canonical(self, item: Item) -> Item:
-        identifier, collection = item.get("id"), item.get("collection")
-        if not isinstance(identifier, str) or not 0 < len(identifier) <= 256:
-            raise RejectedItemError("id", f"an id that is {str(identifier)[:60]!r}")
-        if not isinstance(collection, str) or collection not in BUCKETS:
-            raise RejectedItemError(
-                "collection", f"{str(collection)[:60]!r} is not among {', '.join(BUCKETS)}"
-            )
-        raw = item.get("properties")
-        if not isinstance(raw, dict):
-            raise RejectedItemError("properties", "no properties object")
-        leftovers = _extra(raw)
-        properties = _properties(raw, leftovers)
-        _describe(properties, raw, identifier)
-        geometry, bbox = _footprint(item, leftovers)
-        decided = _decided(raw)
-        assets, reasons = _assets(item.get("assets"), properties, leftovers, decided=decided is not None)
-        properties["geostack:radiometry"] = decided or "+".join(sorted(reasons)) or None
-        for name in CANONICAL_PROPERTIES:
-            properties.setdefault(name, None)
-        links = self._links(item.get("links"), leftovers)
-        for name, value in item.items():
-            if name not in _TOP and value is not None:
-                leftovers[f"/{escape(name)}"] = value
-        if leftovers:
-            properties[EXTRA] = json_text(leftovers)
-        return {
-            "type": "Feature",
-            "stac_version": "1.0.0",
-            "stac_extensions": _extensions(item.get("stac_extensions")),
-            "id": identifier,
-            "collection": collection,
-            "geometry": geometry,
-            "bbox": bbox,
-            "properties": dict(sorted(properties.items())),
-            "links": links,
-            "assets": dict(sorted(assets.items())),
-        }
-
-    def _links(self, value: Any, leftovers: dict[str, Any]) -> list[dict[str, Any]]:
-        kept: list[dict[str, Any]] = []
-        if not isinstance(value, list):
-            return kept
-        for index, link in enumerate(value):
-            if not isinstance(link, dict) or not isinstance(link.get("href"), str):
-                leftovers[f"/links/{index}"] = link
-                continue
-            rel, own = str(link.get("rel")), link["href"].startswith((self.url, URL))
-            if rel in _NAVIGATION and (own or rel != "self"):
-                continue
-            coerced = coerce(link, _LINK_SHAPE, f"/links/{index}", leftovers)
-            if coerced is not MISSING and "href" in coerced:
-                kept.append(dict(sorted(coerced.items())))
-        return sorted(kept, key=json_text)
+        return self._form.canonical(item)
 
     def template(self) -> Item:
         """Return a canonical item whose every column holds a value of its type."""
-        properties = {name: _sample(shape) for name, shape in _PROPERTY_SHAPE.items()}
-        properties |= {"datetime": "2020-01-01T00:00:00.000000Z"}
-        assets = {key: _sample(_shape_of(key)) for key in ASSET_KEYS.values()}
-        return {
-            "type": "Feature",
-            "stac_version": "1.0.0",
-            "stac_extensions": ["https://example.com/schema.json"],
-            "id": "template",
-            "collection": self.collections[0],
-            "geometry": {
-                "type": "Polygon",
-                "coordinates": [[[0.0, 0.0], [1.0, 0.0], [1.0, 1.0], [0.0, 0.0]]],
-            },
-            "bbox": [0.0, 0.0, 1.0, 1.0],
-            "properties": dict(sorted(properties.items())),
-            "links": [_sample(_LINK_SHAPE)],
-            "assets": dict(sorted(assets.items())),
-        }
+        return self._form.template(self.collections[0])
 
     def locate(self, href: str) -> ObjectRef:
         """Return the bucket and the key of an href in one of the two open buckets.
@@ -469,236 +352,15 @@ class EarthSearch(BaseProvider):
         return open_store(f"s3://{bucket}", options)
 
 
-# -- parts of an item -----------------------------------------------------------------------------
-
-_KNOWN_ASSETS: Mapping[str, str] = {**{key: key for key in ASSET_KEYS.values()}, **ASSET_KEYS}
-_PROPERTIES_SET_HERE = frozenset({"geostack:scene", "geostack:radiometry", EXTRA})
-
-
-def _check_json(item: Item) -> None:
-    """Reject what cannot be written as UTF-8 JSON of a sane size."""
-    try:
-        size = len(json.dumps(item, ensure_ascii=False).encode())
-    except RecursionError:
-        raise RejectedItemError("too_deep", "nested deeper than can be read") from None
-    except UnicodeEncodeError:
-        raise RejectedItemError(
-            "not_json", "a string with a lone surrogate, which is no Unicode text"
-        ) from None
-    except (TypeError, ValueError) as error:
-        raise RejectedItemError("not_json", str(error)[:100]) from None
-    if size > MAX_ITEM_BYTES:
-        raise RejectedItemError("too_large", f"{size} bytes of JSON, more than {MAX_ITEM_BYTES}")
-
-
-def _extra(raw: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the leftovers that an already canonical item carries, so that nothing is lost on the way again."""
-    text = raw.get(EXTRA)
-    if text is None:
-        return {}
-    if isinstance(text, str):
-        try:
-            value = json.loads(text)
-        except ValueError:
-            value = None
-        if isinstance(value, dict) and all(pointer.startswith("/") for pointer in value):
-            return value
-    return {f"/properties/{EXTRA}": text}
-
-
-def _properties(raw: Mapping[str, Any], leftovers: dict[str, Any]) -> dict[str, Any]:
-    named = {name: value for name, value in raw.items() if name not in _PROPERTIES_SET_HERE}
-    result = coerce(named, _PROPERTY_SHAPE, "/properties", leftovers)
-    return {} if result is MISSING else result
-
-
-def _describe(properties: dict[str, Any], raw: Mapping[str, Any], identifier: str) -> None:
-    """Set what identifies the scene: platform, tile, CRS, orbit, baseline, processing time, scene."""
-    moment = parse_time(properties.get("datetime"))
-    if moment is None:
-        raise RejectedItemError("datetime", f"{str(raw.get('datetime'))[:60]!r} is no RFC 3339 time")
-    product = sentinel2.parse_product(properties.get("s2:product_uri"))
-    name = product.mission if product else identifier[:3]
-    platform = sentinel2.parse_platform(properties.get("platform")) or sentinel2.parse_platform(name)
-    if platform is None:
-        raise RejectedItemError("platform", f"{str(raw.get('platform'))[:60]!r} is no Sentinel-2")
-    tile = _tile(properties) or (product.tile if product else None)
-    if tile is None:
-        raise RejectedItemError(
-            "tile", f"no MGRS tile in grid:code {str(raw.get('grid:code'))[:40]!r} or mgrs:*"
-        )
-    properties["platform"] = platform
-    properties["grid:code"] = f"MGRS-{tile}"
-    properties["proj:code"] = _crs(properties, tile)
-    baseline = _baseline(properties)
-    if baseline is not None:
-        properties["processing:baseline"] = baseline
-    made = properties.get("s2:generation_time") or (
-        sentinel2.parse_compact_time(product.made) if product else None
-    )
-    if made is not None:
-        properties["processing:datetime"] = made
-    if product is not None:
-        properties.setdefault("sat:relative_orbit", product.relative_orbit)
-    properties["geostack:scene"] = sentinel2.scene_id(properties, platform=platform, tile=tile, moment=moment)
-
-
-def _tile(properties: Mapping[str, Any]) -> str | None:
-    tile = sentinel2.parse_tile(properties.get("grid:code"))
-    if tile is not None:
-        return tile
-    parts = [properties.get(name) for name in ("mgrs:utm_zone", "mgrs:latitude_band", "mgrs:grid_square")]
-    return None if None in parts else sentinel2.parse_tile("".join(str(part) for part in parts))
-
-
-def _crs(properties: Mapping[str, Any], tile: str) -> str:
-    """Return ``EPSG:…`` as the catalog gives it, or of the tile's UTM zone (bands N to X lie north)."""
-    code = properties.get("proj:code")
-    if isinstance(code, str) and code.startswith("EPSG:") and code[5:].isdecimal():
-        return code
-    if isinstance(properties.get("proj:epsg"), int) and properties["proj:epsg"] > 0:
-        return f"EPSG:{properties['proj:epsg']}"
-    return f"EPSG:{(326 if tile[2] >= 'N' else 327) * 100 + int(tile[:2])}"
-
-
 def _baseline(properties: Mapping[str, Any]) -> str | None:
     product = sentinel2.parse_product(properties.get("s2:product_uri"))
-    return (
-        sentinel2.parse_baseline(properties.get("s2:processing_baseline"))
-        or (product.baseline if product else None)
-        or sentinel2.parse_baseline(properties.get("processing:baseline"))
-    )
-
-
-def _footprint(item: Item, leftovers: dict[str, Any]) -> tuple[dict[str, Any], list[float]]:
-    try:
-        geometry = canonical_geometry(item.get("geometry"))
-    except GeometryError as error:
-        raise RejectedItemError("geometry", str(error)) from None
-    for name, value in item["geometry"].items():
-        if name not in {"type", "coordinates"} and value is not None:
-            leftovers[f"/geometry/{escape(name)}"] = value
-    bbox = canonical_bbox(item.get("bbox"))
-    if bbox is None:
-        if item.get("bbox") is not None:
-            leftovers["/bbox"] = item["bbox"]
-        bbox = bbox_of(geometry)
-    return geometry, bbox
-
-
-def _decided(raw: Mapping[str, Any]) -> str | None:
-    """Return the radiometry code of an item that is canonical already, whose offsets are decisions, not claims."""
-    code = raw.get("geostack:radiometry")
-    if (
-        isinstance(code, str)
-        and isinstance(raw.get("geostack:scene"), str)
-        and set(code.split("+")) <= _REASONS.keys()
-    ):
-        return code
-    return None
-
-
-def _assets(
-    value: Any, properties: Mapping[str, Any], leftovers: dict[str, Any], *, decided: bool
-) -> tuple[dict[str, Any], set[str]]:
-    """Return the assets under canonical keys, and the reasons of the radiometry of the COG bands."""
-    assets: dict[str, Any] = {}
-    reasons: set[str] = set()
-    for name, raw in sorted(value.items()) if isinstance(value, dict) else ():
-        pointer = f"/assets/{escape(name)}"
-        key = _KNOWN_ASSETS.get(name)
-        if key is None or key in assets or not isinstance(raw, dict) or not isinstance(raw.get("href"), str):
-            leftovers[pointer] = raw
-            continue
-        asset = coerce(raw, _shape_of(key), pointer, leftovers)
-        if asset is MISSING:
-            leftovers[pointer] = raw
-            continue
-        if key in _REFLECTANCE:
-            reason = _settle_band(key, asset, properties, pointer, leftovers, decided=decided)
-            if not key.endswith("_jp2"):
-                reasons.add(reason)
-        elif key in _CLASSES:
-            band = _first_band(asset)
-            asset["raster:bands"] = [
-                {**band, "scale": 1.0, "offset": 0.0, "nodata": band.get("nodata", sentinel2.NODATA)}
-            ]
-        assets[key] = dict(sorted(asset.items()))
-    if not assets:
-        raise RejectedItemError("assets", "no asset of a Sentinel-2 L2A product")
-    return assets, reasons
-
-
-def _shape_of(key: str) -> dict[str, Shape]:
-    return _FILE_SHAPE if key in _FILES else _ASSET_SHAPE
-
-
-def _settle_band(
-    key: str,
-    asset: dict[str, Any],
-    properties: Mapping[str, Any],
-    pointer: str,
-    leftovers: dict[str, Any],
-    *,
-    decided: bool,
-) -> str:
-    """Write the decided radiometry and the canonical band name into an asset; the claim overruled is kept aside."""
-    bands = asset.get("raster:bands", [])
-    band = _first_band(asset)
-    if decided and {"scale", "offset", "nodata"} <= band.keys():
-        return DEFAULT
-    chosen = radiometry(properties, key, asset)
-    if len(bands) > 1:
-        leftovers[f"{pointer}/raster:bands"] = bands
-    elif "offset" in band and band["offset"] != chosen.offset:
-        leftovers[f"{pointer}/raster:bands/0/offset"] = band["offset"]
-    asset["raster:bands"] = [
-        {**band, "scale": chosen.scale, "offset": chosen.offset, "nodata": chosen.nodata}
-    ]
-    if len(asset.get("eo:bands", ())) == 1:
-        asset["eo:bands"] = [{**asset["eo:bands"][0], "name": key.removesuffix("_jp2")}]
-    return chosen.reason
-
-
-def _first_band(asset: Mapping[str, Any]) -> dict[str, Any]:
-    bands = asset.get("raster:bands")
-    return bands[0] if isinstance(bands, list) and bands and isinstance(bands[0], dict) else {}
-
-
-def _finite(value: Any) -> float | None:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return None
-    try:
-        number = float(value)
-    except OverflowError:
-        return None
-    return number if math.isfinite(number) else None
-
-
-def _extensions(value: Any) -> list[str]:
-    return sorted({text for text in value if isinstance(text, str)}) if isinstance(value, list) else []
+    return baseline_of(properties, product)
 
 
 def _second(moment: datetime) -> str:
     """Return a UTC time for a search body; fractions of a second only where there are any."""
     text = format_time(moment.astimezone(UTC))
     return text.replace(".000000Z", "Z")
-
-
-def _sample(shape: Shape) -> Any:
-    """Return a value of a shape, no part of it null: an empty table takes its types from it."""
-    if isinstance(shape, dict):
-        return {name: _sample(member) for name, member in sorted(shape.items())}
-    if isinstance(shape, list):
-        return [_sample(shape[0])]
-    samples: Mapping[str, Any] = {
-        "str": "text",
-        "float": 0.5,
-        "int": 1,
-        "bool": True,
-        "time": "2020-01-01T00:00:00.000000Z",
-    }
-    return samples[shape]
 
 
 def _build(config: ProviderConfig) -> EarthSearch:

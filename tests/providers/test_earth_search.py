@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 
 from geostack_pipeline.errors import HrefRefusedError, SettingsError
 from geostack_pipeline.providers import sentinel2
+from geostack_pipeline.providers.canonical import EXTRA
 from geostack_pipeline.providers.contract import (
     CANONICAL_PROPERTIES,
     Endpoint,
@@ -29,7 +30,6 @@ from geostack_pipeline.providers.contract import (
 )
 from geostack_pipeline.providers.earth_search import (
     ASSET_KEYS,
-    EXTRA,
     URL,
     EarthSearch,
     explain,
