@@ -91,8 +91,9 @@ def to_parquet(items: Sequence[Item], template: Item) -> dict[str, bytes]:
     )
     files: dict[str, bytes] = {}
     for name, group in zip(names, groups, strict=True):
-        data = _encode(group)
-        _verify(group, data)
+        rows = [_with_exact(item) for item in group.items]
+        data = _encode(group, rows)
+        _verify(group, rows, data)
         files[name] = data
     return files
 
@@ -208,7 +209,7 @@ def _kinds(value: Any, path: str = "") -> Iterator[tuple[str, str]]:
         yield path, "text"
 
 
-def _encode(group: _Group) -> bytes:
+def _encode(group: _Group, rows: Sequence[Item]) -> bytes:
     """Return one parquet file with the items; chunk by chunk where the template fixes all columns."""
     items = group.items
     # columns beyond the template's: all items must be seen before the schema is known
@@ -216,7 +217,7 @@ def _encode(group: _Group) -> bytes:
     sink = io.BytesIO()
     writer: pq.ParquetWriter | None = None
     for start in range(0, max(1, len(items)), size):
-        table = _table(items[start : start + size], group.template)
+        table = _table(rows[start : start + size], group.template)
         if writer is None:
             schema = table.schema.with_metadata(_metadata(table, items))
             writer = pq.ParquetWriter(sink, schema, compression="zstd", compression_level=3)
@@ -226,15 +227,13 @@ def _encode(group: _Group) -> bytes:
     return sink.getvalue()
 
 
-def _table(items: Sequence[Item], template: Item | None) -> pa.Table:
-    """Return the items as rustac encodes them, with the template's columns."""
-    rows = [_with_exact(item) for item in items]
-    if template is not None:
-        rows.insert(0, {**_with_exact(template), "id": "template"})
+def _table(rows: Sequence[Item], template: Item | None) -> pa.Table:
+    """Return the rows as rustac encodes them, with the template's columns."""
+    first = [] if template is None else [{**_with_exact(template), "id": "template"}]
     with tempfile.TemporaryDirectory(prefix="geostack-") as folder:
         path = Path(folder, "scenes.parquet")
         try:
-            rustac.write_sync(str(path), rows, parquet_compression="uncompressed")
+            rustac.write_sync(str(path), [*first, *rows], parquet_compression="uncompressed")
             with pq.ParquetFile(path) as file:
                 # one thread: dates are written side by side
                 table = file.read(use_threads=False)
@@ -249,15 +248,15 @@ def _table(items: Sequence[Item], template: Item | None) -> pa.Table:
         except rustac.RustacError as error:
             raise CatalogError(
                 "the scene table cannot be encoded",
-                subject=f"{len(items)} items from {items[0]['id'] if items else 'the template'}",
+                subject=f"{len(rows)} items from {rows[0]['id'] if rows else 'the template'}",
                 found=str(error)[:200],
                 action="report the item: the provider's normalisation lets something through that it should not",
             ) from None
     table = table.replace_schema_metadata({key: metadata[key] for key in _FORMAT_KEYS})
     if template is not None:
         table = table.slice(1)
-    if table.column("id").to_pylist() != [item["id"] for item in items]:
-        raise CatalogError("the scene table lost or reordered rows", subject=f"{len(items)} items")
+    if table.column("id").to_pylist() != [row["id"] for row in rows]:
+        raise CatalogError("the scene table lost or reordered rows", subject=f"{len(rows)} items")
     return table
 
 
@@ -328,7 +327,7 @@ def _restored(item: Mapping[str, Any]) -> Item:
     }
 
 
-def _verify(group: _Group, data: bytes) -> None:
+def _verify(group: _Group, rows: Sequence[Item], data: bytes) -> None:
     """Read the file back and compare every row: the format must not drop or change a value.
 
     Rows with the template's columns are compared column by column, and one of each chunk also as
@@ -344,12 +343,14 @@ def _verify(group: _Group, data: bytes) -> None:
     start = 0
     for index in range(file.num_row_groups):
         table = file.read_row_group(index, use_threads=False)
-        items = group.items[start : start + table.num_rows]
-        start += table.num_rows
-        if group.exactly and holds(table, [_with_exact(item) for item in items]):
-            table, items = table.slice(0, 1), items[:1]
+        part = slice(start, start + table.num_rows)
+        items = group.items[part]
+        if group.exactly and holds(table, rows[part]):
+            items = items[:1]
         for first in range(0, len(items), CHUNK):
-            _compare(items[first : first + CHUNK], items_of(table.slice(first, CHUNK)))
+            some = items[first : first + CHUNK]
+            _compare(some, items_of(table.slice(first, len(some))))
+        start = part.stop
 
 
 def _compare(items: Sequence[Item], read: Sequence[Item]) -> None:
