@@ -163,7 +163,7 @@ class CatalogClient:
         where = plain_url(url)
         found = f"status {status} from {where}" + (f": {said}" if said else "")
         if status in RETRIED:
-            asked = retry_after(headers)
+            asked = retry_after(headers, unit_s=self.provider.dialect.retry_after_unit_s)
             if asked is None:
                 asked = exhausted_for(headers)
             if asked is not None:

@@ -44,10 +44,12 @@ class RetryPolicy:
         return random.uniform(0.0, min(self.cap_s, self.base_s * 2.0 ** (attempt - 1)))  # noqa: S311 - no secret
 
 
-def retry_after(headers: Mapping[str, str], *, now: datetime | None = None) -> float | None:
+def retry_after(
+    headers: Mapping[str, str], *, now: datetime | None = None, unit_s: float = 1.0
+) -> float | None:
     """Return the seconds a ``Retry-After`` header asks for, as a number or an HTTP date; None without a valid one.
 
-    A date in the past is 0.
+    A date in the past is 0.  ``unit_s`` is how many seconds the number 1 means.
     """
     text = headers.get("retry-after", "").strip()
     if not text:
@@ -63,7 +65,7 @@ def retry_after(headers: Mapping[str, str], *, now: datetime | None = None) -> f
             moment = moment.replace(tzinfo=UTC)
         seconds = (moment - (now or datetime.now(UTC))).total_seconds()
         return max(0.0, seconds)
-    return seconds if 0.0 <= seconds < float("inf") else None
+    return seconds * unit_s if 0.0 <= seconds < float("inf") else None
 
 
 def exhausted_for(headers: Mapping[str, str]) -> float | None:

@@ -6,9 +6,10 @@ asked, what an item means, where an asset's bytes live, and who is asking.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
@@ -49,6 +50,8 @@ class Dialect:
     """Time limit of one request, body included."""
     max_parallel_windows: int = 4
     """Windows walked at once."""
+    retry_after_unit_s: float = 1.0
+    """Seconds per unit of a ``Retry-After`` number: 1 by the standard, 0.001 where the catalog counts milliseconds."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -197,6 +200,89 @@ class Provider(Protocol):
 
     def explain_page(self, page: bytes, subject: str) -> GeostackError:
         """Return what a web page means that was served in place of a file; the first bytes of it are given."""
+        ...
+
+
+class PixelGrid(Protocol):
+    """Where the pixels of an area lie: rows from north to south, columns from west to east."""
+
+    @property
+    def crs(self) -> str:
+        """CRS of the coordinates, ``EPSG:…`` or WKT."""
+        ...
+
+    @property
+    def transform(self) -> tuple[float, float, float, float, float, float]:
+        """(a, b, c, d, e, f) of (column, row) -> (x, y) at pixel corners; b and d are 0, e is negative."""
+        ...
+
+    @property
+    def width(self) -> int:
+        """Columns."""
+        ...
+
+    @property
+    def height(self) -> int:
+        """Rows."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class RenderedBand:
+    """One asset inside a rendered file."""
+
+    index: int
+    """Band of the file, counted from 1."""
+    radiometry: Radiometry
+    """How its numbers become reflectance; scale 1, offset 0 for a classification."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rendered:
+    """A file that a service has made."""
+
+    size: int
+    """Bytes of the file."""
+    bytes_moved: int
+    """Bytes received, those of failed tries too."""
+    requests: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class RenderRequest:
+    """One picture of an area that a service is asked to make: one GeoTIFF with all wanted bands on the area's grid."""
+
+    canonical: str
+    """Identity of the picture, from everything that decides its pixels; the cache key's base."""
+    items: tuple[str, ...]
+    """Ids of the items it is made of; the first one stands for it in manifests and cubes."""
+    bands: Mapping[str, RenderedBand]
+    """Canonical asset key -> where it lies in the file."""
+    expected_bytes: int
+    """Size without compression: what a plan counts."""
+    perform: Callable[[Path], Rendered] = field(compare=False)
+    """Makes the request and writes the checked file to a path; raises ``AuthError``, ``TransferError`` or
+    ``IntegrityError``. Thread-safe."""
+
+
+@runtime_checkable
+class AreaRenderer(Protocol):
+    """A provider whose pixels come from a service that resamples and mosaics, not from files."""
+
+    rendering: str
+    """Names how pictures are made; part of the version of what is fetched, so that a change fetches anew."""
+
+    def render(self, grid: PixelGrid, items: Sequence[Item], bands: Sequence[str]) -> Sequence[RenderRequest]:
+        """Return the pictures of an area on one date: one per overpass. Requests nothing.
+
+        Args:
+            grid: The area's grid.
+            items: Canonical items of one date over the area, the preferred ones first.
+            bands: Canonical asset keys, the classification among them.
+
+        Raises:
+            SettingsError: The service cannot make pictures on this grid or of these bands.
+        """
         ...
 
 
