@@ -87,8 +87,11 @@ def run(
         str | None, typer.Option("--to", help="Last UTC date; the first one when not given.")
     ] = None,
     until: Annotated[
-        str, typer.Option(help="Last stage: scenes, selected, granules, cube or methane.")
-    ] = "methane",
+        str | None,
+        typer.Option(
+            help="Last stage: scenes, selected, granules, cube or methane; else the provider's last."
+        ),
+    ] = None,
     refresh: Annotated[
         bool, typer.Option(help="Ask again, also for frozen dates, and check the cached bytes' etags.")
     ] = False,
@@ -102,15 +105,8 @@ def run(
 ) -> None:
     """Bring a range of dates up to date: only what would change is launched."""
     from geostack_pipeline.commands.run import plan_command, run_command
-    from geostack_pipeline.stages.plan import STAGES
 
     def command() -> Exit:
-        if until not in STAGES:
-            raise SettingsError(
-                "there is no such stage",
-                subject=f"--until {until}",
-                action=f"choose one of {', '.join(STAGES)}",
-            )
         pins = _pins(pin or [])
         if dry_run:
             return plan_command(

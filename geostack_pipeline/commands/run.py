@@ -18,7 +18,7 @@ from geostack_pipeline.orchestration.instance import shared_instance
 from geostack_pipeline.orchestration.launch import Launcher, LaunchReport
 from geostack_pipeline.settings import SETTINGS_VARIABLE, Settings, load_settings, settings_path
 from geostack_pipeline.stages import cube
-from geostack_pipeline.stages.plan import STAGES, Plan, day_range, make_plan
+from geostack_pipeline.stages.plan import STAGES, Plan, day_range, make_plan, stages_of
 from geostack_pipeline.stages.progress import Event, listening
 from geostack_pipeline.stages.workspace import Workspace, asset_name, open_workspace, parse_day
 
@@ -29,7 +29,7 @@ def run_range(
     last: str,
     *,
     settings_file: Path | None = None,
-    until: str = STAGES[-1],
+    until: str | None = None,
     refresh: bool = False,
     pins: Mapping[str, str] | None = None,
     quiet: bool = False,
@@ -41,8 +41,9 @@ def run_range(
     ws = _open(settings, pins)
     days = day_range(ws, first, last)
     catalog = settings.build_provider(provider)
+    stages = stages_of(catalog.product, until)
     defs = build_definitions(settings, file)
-    with shared_instance() as instance, _progress(provider, days, until, quiet=quiet) as on_plan:
+    with shared_instance() as instance, _progress(provider, days, stages, quiet=quiet) as on_plan:
         report = Launcher(defs, instance, ws, catalog).run(
             days, until=until, refresh=refresh, on_plan=on_plan
         )
@@ -55,7 +56,7 @@ def plan_range(
     last: str,
     *,
     settings_file: Path | None,
-    until: str,
+    until: str | None,
     refresh: bool,
     pins: Mapping[str, str] | None = None,
 ) -> Plan:
@@ -78,7 +79,7 @@ def _open(settings: Settings, pins: Mapping[str, str] | None) -> Workspace:
 
 
 @contextmanager
-def _progress(provider: str, days: Sequence[str], until: str, *, quiet: bool) -> Iterator[Any]:
+def _progress(provider: str, days: Sequence[str], stages: Sequence[str], *, quiet: bool) -> Iterator[Any]:
     """Show one bar per stage on a terminal; yield the callback for the plan."""
     shown = quiet is False and errors.is_terminal
     progress = Progress(
@@ -91,7 +92,6 @@ def _progress(provider: str, days: Sequence[str], until: str, *, quiet: bool) ->
         disable=not shown,
         transient=True,
     )
-    stages = STAGES[: STAGES.index(until) + 1]
     tasks = {stage: progress.add_task(stage, total=len(days), note="") for stage in stages}
     finished: dict[str, set[str]] = {stage: set() for stage in stages}
     moved = 0
@@ -122,11 +122,14 @@ def summary_rows(ws: Workspace, provider: str, days: Sequence[str]) -> list[dict
     """Return one row per date that has any scene: counts, bytes, cube shape and plumes, read from the store."""
     rows = []
     for day in days:
-        stored = {stage: ws.artifacts.current(asset_name(provider, stage), day) for stage in STAGES}
+        stored = {
+            stage: ws.artifacts.current(asset_name(provider, stage), day)
+            for stage in stages_of(ws.settings.provider_spec(provider).product)
+        }
         scenes = stored["scenes"]
         if scenes is None or not scenes.meta["rows"] + scenes.meta["rejected"]:
             continue
-        selected, granules, cubes, methane = (stored[stage] for stage in STAGES[1:])
+        selected, granules, cubes, methane = (stored.get(stage) for stage in STAGES[1:])
         shapes = cube.summary(cubes) if cubes is not None else None
         rows.append(
             {
@@ -193,7 +196,7 @@ def run_command(
     last: str,
     *,
     settings_file: Path | None,
-    until: str,
+    until: str | None,
     refresh: bool,
     pins: Mapping[str, str],
     as_json: bool,
@@ -227,7 +230,7 @@ def plan_command(
     last: str,
     *,
     settings_file: Path | None,
-    until: str,
+    until: str | None,
     refresh: bool,
     pins: Mapping[str, str],
     as_json: bool,

@@ -1,4 +1,4 @@
-"""The asset graph: five assets per provider, one partition per UTC date, made by one factory.
+"""The asset graph: up to five assets per provider, one partition per UTC date, made by one factory.
 
 Annotations are evaluated in this module: Dagster reads the config type of a body from the object, not from a string.
 """
@@ -16,8 +16,9 @@ from geostack_pipeline.errors import GeostackError
 from geostack_pipeline.orchestration.io_managers import ALLOW_MISSING
 from geostack_pipeline.orchestration.metadata import day_metadata
 from geostack_pipeline.orchestration.recording import DayResult, input_tags, record_days
-from geostack_pipeline.providers.contract import Provider
+from geostack_pipeline.providers.contract import Product, Provider
 from geostack_pipeline.stages import cube, granules, methane, scenes, selected
+from geostack_pipeline.stages.plan import stages_of
 from geostack_pipeline.stages.progress import Event, Status, emit
 from geostack_pipeline.stages.workspace import Outcome, Workspace, asset_name, require
 from geostack_pipeline.storage.snapshot import Snapshot
@@ -117,8 +118,10 @@ def partitions(start: date) -> dg.DailyPartitionsDefinition:
     return dg.DailyPartitionsDefinition(start_date=start.isoformat(), end_offset=1)
 
 
-def provider_assets(key: str, days: dg.DailyPartitionsDefinition) -> list[dg.AssetsDefinition]:
-    """Return the five assets of a provider."""
+def provider_assets(
+    key: str, days: dg.DailyPartitionsDefinition, product: Product
+) -> list[dg.AssetsDefinition]:
+    """Return the assets of a provider: one for each stage that its scenes go through."""
     make = {
         scenes.NAME: _scenes,
         selected.NAME: _selected,
@@ -126,7 +129,7 @@ def provider_assets(key: str, days: dg.DailyPartitionsDefinition) -> list[dg.Ass
         cube.NAME: _cube,
         methane.NAME: _methane,
     }
-    return [make[stage.name](key, days, stage) for stage in _STAGES]
+    return [make[stage.name](key, days, stage) for stage in _STAGES if stage.name in stages_of(product)]
 
 
 def _decorate(

@@ -22,13 +22,14 @@ def build_definitions(settings: Settings, settings_file: str = "") -> dg.Definit
     """
     days = partitions(settings.start_date)
     keys = list(settings.providers)
-    jobs = {key: provider_job(key) for key in keys}
+    products = {key: settings.provider_spec(key).product for key in keys}
+    jobs = {key: provider_job(key, products[key]) for key in keys}
     with warnings.catch_warnings():
         # Backfill policies are beta, partitions of checks a preview; the constraints file pins the Dagster that both
         # were tested with.
         warnings.simplefilter("ignore", dg.BetaWarning)
         warnings.simplefilter("ignore", dg.PreviewWarning)
-        assets = [asset for key in keys for asset in provider_assets(key, days)]
+        assets = [asset for key in keys for asset in provider_assets(key, days, products[key])]
     return dg.Definitions(
         assets=assets,
         jobs=list(jobs.values()),

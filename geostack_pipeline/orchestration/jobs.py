@@ -8,16 +8,18 @@ from datetime import UTC, timedelta
 import dagster as dg
 
 from geostack_pipeline.errors import SettingsError
+from geostack_pipeline.providers.contract import Product
 from geostack_pipeline.settings import Settings
-from geostack_pipeline.stages.plan import STAGES
+from geostack_pipeline.stages.plan import stages_of
 
 
-def provider_job(key: str) -> dg.UnresolvedAssetJobDefinition:
-    """Return the job that brings dates of a provider from the catalog to the methane map."""
+def provider_job(key: str, product: Product) -> dg.UnresolvedAssetJobDefinition:
+    """Return the job that brings dates of a provider from the catalog to the last of its stages."""
     return dg.define_asset_job(
         name=f"{key}_daily",
-        selection=dg.AssetSelection.assets(*([key, stage] for stage in STAGES)),
-        description=f"{key}: scene list, selection, cached bytes, cube and methane map of the chosen dates.",
+        selection=dg.AssetSelection.assets(*([key, stage] for stage in stages_of(product))),
+        description=f"{key}: scene list, selection, cached bytes, cube"
+        f"{' and methane map' if product.methane else ''} of the chosen dates.",
         tags={"geostack/provider": key},
         executor_def=dg.in_process_executor,
     )

@@ -11,7 +11,7 @@ from dagster import DagsterInstance
 
 from geostack_pipeline.orchestration.assets import StageConfig
 from geostack_pipeline.providers.contract import Provider
-from geostack_pipeline.stages.plan import STAGES, Plan, contiguous, make_plan
+from geostack_pipeline.stages.plan import STAGES, Plan, contiguous, make_plan, stages_of
 from geostack_pipeline.stages.progress import Event, listening
 from geostack_pipeline.stages.workspace import Workspace
 
@@ -58,7 +58,7 @@ class Launcher:
         self,
         days: Sequence[str],
         *,
-        until: str = STAGES[-1],
+        until: str | None = None,
         refresh: bool = False,
         on_plan: Callable[[Plan], None] | None = None,
     ) -> LaunchReport:
@@ -67,6 +67,7 @@ class Launcher:
         A date that fails is left out of the rounds that follow; its stages before the failure stay stored.
         """
         failed: dict[str, str] = {}
+        chain = stages_of(self._provider.product, until)
         built: dict[str, set[str]] = {stage: set() for stage in STAGES}
         stats: dict[str, float] = {}
         run_ids: list[str] = []
@@ -89,17 +90,17 @@ class Launcher:
             # A list within its refresh window is due at any time; this call asks it once.
             due = plan.days("ask")
             run_ids += self._launch([STAGES[0]], due, failed, refresh=refresh)
-            recheck = refresh and until != STAGES[0]
+            recheck = refresh and len(chain) > 1
             while True:
                 live = [day for day in days if day not in failed]
                 plan = make_plan(self._ws, self._provider, live, until=until, frozen=due)
                 pending = plan.pending()
-                stages = [stage for stage in STAGES if any(step.stage == stage for step in pending)]
+                stages = [stage for stage in chain if any(step.stage == stage for step in pending)]
                 touched = sorted({step.day for step in pending})
                 if recheck:
                     # Etags are asked again for every date, whether or not its list changed.
                     recheck = False
-                    stages, touched = list(STAGES[1 : STAGES.index(until) + 1]), live
+                    stages, touched = list(chain[1:]), live
                 if not touched:
                     break
                 before = len(failed)

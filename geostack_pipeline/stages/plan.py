@@ -8,12 +8,12 @@ from datetime import date, timedelta
 from typing import Literal
 
 from geostack_pipeline.errors import SettingsError
-from geostack_pipeline.providers.contract import Provider
+from geostack_pipeline.providers.contract import Product, Provider
 from geostack_pipeline.stages import cube, granules, methane, scenes, selected
 from geostack_pipeline.stages.workspace import Workspace, asset_name, parse_day
 
 STAGES = ("scenes", "selected", "granules", "cube", "methane")
-"""The stages in the order in which they depend on each other."""
+"""The stages in the order in which they depend on each other; a provider may have the first ones only."""
 
 Action = Literal["fresh", "ask", "build", "follow"]
 
@@ -48,6 +48,24 @@ class Plan:
         )
 
 
+def stages_of(product: Product, until: str | None = None) -> tuple[str, ...]:
+    """Return the stages that a provider's scenes go through, in order, up to ``until`` or to their end.
+
+    Raises:
+        SettingsError: There is no such stage for these scenes.
+    """
+    stages = STAGES if product.methane else tuple(stage for stage in STAGES if stage != methane.NAME)
+    if until is None:
+        return stages
+    if until not in stages:
+        raise SettingsError(
+            "there is no such stage" if until not in STAGES else "its scenes do not go through this stage",
+            subject=f"stage {until}",
+            action=f"choose one of {', '.join(stages)}",
+        )
+    return stages[: stages.index(until) + 1]
+
+
 def day_range(ws: Workspace, first: str, last: str) -> list[str]:
     """Return the dates from first to last, both included, or say why they cannot be."""
     start, end = parse_day(first), parse_day(last)
@@ -78,18 +96,18 @@ def make_plan(
     provider: Provider,
     days: Sequence[str],
     *,
-    until: str = STAGES[-1],
+    until: str | None = None,
     refresh: bool = False,
     frozen: Collection[str] = (),
 ) -> Plan:
     """Compare the stored versions of dates with those that their inputs lead to.
 
     Args:
-        until: Last stage that is wanted.
+        until: Last stage that is wanted; None takes the provider's last one.
         refresh: Treat every scene list as due.
         frozen: Dates whose stored list is taken as it is, because it was asked just now.
     """
-    wanted = STAGES[: STAGES.index(until) + 1]
+    wanted = stages_of(provider.product, until)
     steps: list[Step] = []
     moving: set[str] = set()
     for day in sorted(days):
