@@ -219,8 +219,34 @@ def looks_like_text(start: bytes) -> bool:
     return start.lstrip()[:1] in {b"<", b"{", b"["}
 
 
+class WebPageError(RasterError):
+    """A web page was served in place of a file: a login page as a rule."""
+
+    page: bytes = b""
+    """Its first bytes."""
+
+    @classmethod
+    def of(cls, key: str, page: bytes) -> WebPageError:
+        """Return the error for an object."""
+        error = cls(
+            "A web page was served in place of the file",
+            subject=key,
+            action="check the login and the href",
+        )
+        error.page = page
+        return error
+
+
+def web_page(start: bytes) -> bytes | None:
+    """Return the bytes if they begin like a web page, else None."""
+    head = start.lstrip().lower()
+    return start if head.startswith((b"<!doctype html", b"<html")) else None
+
+
 def not_a_raster(key: str, start: bytes) -> RasterError:
     """Return the error for an object that is no raster, with its first characters."""
+    if web_page(start) is not None:
+        return WebPageError.of(key, start)
     shown = "".join(c if c.isprintable() else "." for c in start[:60].decode("latin-1"))
     kind = "text (a web page or an error message?)" if looks_like_text(start) else "unknown bytes"
     return RasterError(

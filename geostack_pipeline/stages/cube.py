@@ -6,7 +6,7 @@ version before (a server-side copy, a hard link on a local disk) and computes on
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
@@ -17,7 +17,6 @@ import polars as pl
 from geostack_pipeline.cube.grid import grid_for
 from geostack_pipeline.cube.layers import BandLayer, SceneLayer
 from geostack_pipeline.providers.contract import Provider
-from geostack_pipeline.stages.granules import CLASSIFICATION
 from geostack_pipeline.stages.scenes import parquet_bytes
 from geostack_pipeline.stages.workspace import Check, Outcome, Workspace, asset_name
 from geostack_pipeline.storage.artifacts import Attempt
@@ -127,7 +126,9 @@ def _write(
             if area.name not in wanted or area.name in taken:
                 continue
             rows = manifest.filter(pl.col("area") == area.name)
-            packed = build_packed(grid_for(area), scene_layers(ws, rows, bands), bands)
+            packed = build_packed(
+                grid_for(area), scene_layers(ws, rows, [*bands, *_classes(provider)]), bands
+            )
             packed.attrs.update({"area": area.name, "provider": provider.key, "partition": day})
             write_node(zarr, area.name, packed)
             dataset = xr.decode_cf(packed)
@@ -142,7 +143,11 @@ def _write(
     return snapshot, {"computed": len(wanted) - len(taken), "taken_over": len(taken)}
 
 
-def scene_layers(ws: Workspace, rows: pl.DataFrame, bands: list[str]) -> list[SceneLayer]:
+def _classes(provider: Provider) -> list[str]:
+    return [provider.product.classification] if provider.product.classification else []
+
+
+def scene_layers(ws: Workspace, rows: pl.DataFrame, assets: Sequence[str]) -> list[SceneLayer]:
     """Return an area's scenes in mosaic priority: most of the area covered, then least cloud, then item id."""
     layers = []
     ranked = (
@@ -169,9 +174,10 @@ def scene_layers(ws: Workspace, rows: pl.DataFrame, bands: list[str]) -> list[Sc
                         scale=row["scale"],
                         offset=row["offset"],
                         nodata=row["nodata"],
+                        band=row["band"],
                     )
                     for row in own.iter_rows(named=True)
-                    if row["asset"] in bands or row["asset"] == CLASSIFICATION
+                    if row["asset"] in assets
                 },
             )
         )

@@ -11,7 +11,7 @@ import pytest
 
 from geostack_pipeline.errors import IntegrityError
 from geostack_pipeline.settings import load_settings
-from geostack_pipeline.stages import granules, scenes, selected
+from geostack_pipeline.stages import fetching, granules, scenes, selected
 from geostack_pipeline.stages.plan import make_plan
 from geostack_pipeline.stages.workspace import Check, Workspace, open_workspace
 from geostack_pipeline.storage.blobs import Blob
@@ -100,13 +100,13 @@ def test_two_areas_of_one_extent_do_not_share_a_file(
         sandbox_settings(areas={"one": area, "two": area}, earth_search={"bands": ["B11", "B12"]})
     )
     files: list[Path] = []
-    real = granules.crop
+    real = fetching.crop
 
     def watched(store: Any, key: str, plan: Any, dest: Path) -> Any:
         files.append(dest)
         return real(store, key, plan, dest)
 
-    monkeypatch.setattr(granules, "crop", watched)
+    monkeypatch.setattr(fetching, "crop", watched)
     table = _manifest(ws, provider).open()
     assert len(files) == len(set(files))
     sides = [table.filter(table["area"] == name)["sha256"].to_list() for name in ("one", "two")]
