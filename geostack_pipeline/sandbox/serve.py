@@ -19,7 +19,7 @@ import httpx
 
 from geostack_pipeline.errors import SettingsError
 from geostack_pipeline.sandbox.config import DEFAULT_SEED, ServeConfig
-from geostack_pipeline.sandbox.processes import keep_tail
+from geostack_pipeline.sandbox.processes import end_child, keep_tail
 from geostack_pipeline.sandbox.server.faults import parse_fault
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ class Sandbox:
         try:
             about = _await_ready(process, config, progress, timeout_s)
         except BaseException:
-            _end(process)
+            end_child(process)
             raise
         return cls(process, about)
 
@@ -161,7 +161,7 @@ class Sandbox:
     def stop(self) -> None:
         """End the servers; a second call does nothing."""
         self._control.close()
-        _end(self._process)
+        end_child(self._process)
 
     def __enter__(self) -> Self:
         """Return this sandbox."""
@@ -227,20 +227,6 @@ def _await_ready(
         elif "ready" in message:
             about: dict[str, Any] = message["ready"]
             return about
-
-
-def _end(process: subprocess.Popen[str]) -> None:
-    """End the child: by closing its input, then by its own id."""
-    if process.stdin is not None and not process.stdin.closed:
-        process.stdin.close()
-    for last_resort in (None, process.terminate, process.kill):
-        if last_resort is not None:
-            last_resort()
-        try:
-            process.wait(timeout=5)
-        except subprocess.TimeoutExpired:
-            continue
-        break
 
 
 def serve_forever(

@@ -20,23 +20,53 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from geostack_pipeline.sandbox.dialects.base import StoredObject
 
-_ACCOUNT = "123456789012"
-_REGION = "us-west-2"
+ACCOUNT = "123456789012"
+REGION = "us-west-2"
+READ_ACTIONS = ("s3:GetObject", "s3:HeadObject", "s3:ListBucket")
+"""What reading is, in moto's words."""
 _DENIED = b"<Error><Code>AccessDenied</Code><Message>Access Denied</Message></Error>"
 
 
 def make_bucket_app(buckets: Mapping[str, Mapping[str, StoredObject]]) -> ASGIApp:
     """Return an ASGI application that is S3 with these buckets, path-style, anonymous reads allowed."""
+    register(buckets)
+    for name in buckets:
+        # moto checks HEAD as an action of its own; on S3 it is part of GetObject.
+        statement = {
+            "Effect": "Allow",
+            "Principal": "*",
+            "Action": list(READ_ACTIONS),
+            "Resource": [f"arn:aws:s3:::{name}", f"arn:aws:s3:::{name}/*"],
+        }
+        policy = json.dumps({"Version": "2012-10-17", "Statement": [statement]})
+        _backend().put_bucket_policy(name, policy.encode())
+    return s3_application(read_only=True)
+
+
+def s3_application(*, read_only: bool) -> ASGIApp:
+    """Return moto's S3 as an ASGI application; ``read_only`` denies what would write before moto sees it."""
     # Imported here because it takes more than a second, and only the server's process needs it.
     from moto.moto_server.werkzeug_app import create_backend_app  # noqa: PLC0415
-    from moto.s3.models import FakeKey, s3_backends  # noqa: PLC0415
+
+    return _FromWsgi(create_backend_app("s3"), read_only=read_only)
+
+
+def _backend() -> Any:
+    from moto.s3.models import s3_backends  # noqa: PLC0415 - see above
+
+    return s3_backends[ACCOUNT]["aws"]
+
+
+def register(buckets: Mapping[str, Mapping[str, StoredObject]]) -> None:
+    """Make buckets in this process's moto and put their objects there, without reading them."""
+    from moto.s3.models import FakeKey  # noqa: PLC0415 - see above
 
     class FileKey(FakeKey):
         """A key whose value stays where it is until it is read."""
 
         def __init__(self, name: str, stored: StoredObject, bucket: str) -> None:
             super().__init__(
-                name, b"", account_id=_ACCOUNT, region_name=_REGION, etag=stored.md5, bucket_name=bucket
+                name, b"", account_id=ACCOUNT, region_name=REGION, etag=stored.md5, bucket_name=bucket
             )
             self._value_buffer.close()
             self._stored = stored
@@ -55,22 +85,10 @@ def make_bucket_app(buckets: Mapping[str, Mapping[str, StoredObject]]) -> ASGIAp
             # The constructor sets an empty value; objects of the world are never written.
             self.contentsize = len(new_value)
 
-    backend = s3_backends[_ACCOUNT]["aws"]
     for name, objects in buckets.items():
-        bucket = backend.create_bucket(name, _REGION)
+        bucket = _backend().create_bucket(name, REGION)
         for key, stored in objects.items():
             bucket.keys[key] = FileKey(key, stored, name)
-        # moto checks HEAD as an action of its own; on S3 it is part of GetObject.
-        statement = {
-            "Effect": "Allow",
-            "Principal": "*",
-            "Action": ["s3:GetObject", "s3:HeadObject", "s3:ListBucket"],
-            "Resource": [f"arn:aws:s3:::{name}", f"arn:aws:s3:::{name}/*"],
-        }
-        backend.put_bucket_policy(
-            name, json.dumps({"Version": "2012-10-17", "Statement": [statement]}).encode()
-        )
-    return _FromWsgi(create_backend_app("s3"))
 
 
 class _FromWsgi:
@@ -80,14 +98,15 @@ class _FromWsgi:
     log and the faults are the same for catalogs and buckets.
     """
 
-    def __init__(self, app: Any) -> None:
+    def __init__(self, app: Any, *, read_only: bool) -> None:
         self._app = app
+        self._read_only = read_only
         self._limit = anyio.CapacityLimiter(16)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return
-        if scope["method"] not in {"GET", "HEAD"}:
+        if self._read_only and scope["method"] not in {"GET", "HEAD"}:
             # moto lets anyone write into a bucket; public buckets do not.
             headers = [(b"content-type", b"application/xml"), (b"content-length", str(len(_DENIED)).encode())]
             await send({"type": "http.response.start", "status": 403, "headers": headers})

@@ -14,18 +14,8 @@ from typing import Any
 
 from geostack_pipeline.errors import GeostackError
 from geostack_pipeline.sandbox.config import ServeConfig
-from geostack_pipeline.sandbox.server.host import end_with_parent, serve
-
-
-def _read_line() -> bytes:
-    """Return the first line of standard input without taking more than that."""
-    line = b""
-    while not line.endswith(b"\n"):
-        part = os.read(sys.stdin.fileno(), 1)
-        if not part:
-            break
-        line += part
-    return line
+from geostack_pipeline.sandbox.processes import end_with_parent, read_line
+from geostack_pipeline.sandbox.server.host import serve
 
 
 def main() -> int:
@@ -37,7 +27,7 @@ def main() -> int:
     def say(message: dict[str, Any]) -> None:
         out.write(json.dumps(message) + "\n")
 
-    asked = json.loads(_read_line())
+    asked = json.loads(read_line())
     stop = threading.Event()
     end_with_parent(asked["parent"], stop)
     config = ServeConfig.from_json(asked["config"])

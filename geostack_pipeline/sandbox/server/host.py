@@ -3,71 +3,35 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import os
-import select
-import signal
-import socket
-import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
-import uvicorn
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from geostack_pipeline.errors import SettingsError
 from geostack_pipeline.sandbox.config import ServeConfig
 from geostack_pipeline.sandbox.dialects import DIALECTS
 from geostack_pipeline.sandbox.dialects.base import Addresses, StoredObject
 from geostack_pipeline.sandbox.server.bucket import isolate_moto, make_bucket_app
 from geostack_pipeline.sandbox.server.control import make_control_app
 from geostack_pipeline.sandbox.server.faults import FaultBoard, parse_fault
+from geostack_pipeline.sandbox.server.forward import Forward
+from geostack_pipeline.sandbox.server.serving import address, listen, serve_all
+from geostack_pipeline.sandbox.server.strict_bucket import StrictBuckets
 from geostack_pipeline.sandbox.server.wrap import RequestLog, Watched
 from geostack_pipeline.sandbox.world.world import World
 
-HOST = "127.0.0.1"
-
-
-class _Server(uvicorn.Server):
-    """A server that leaves signals to the process."""
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
-
-
-def _listen(port: int) -> socket.socket:
-    # With the protocol named, asyncio switches Nagle's algorithm off; without, each answer waits 40 ms.
-    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listener.bind((HOST, port))
-    except OSError as error:
-        listener.close()
-        raise SettingsError(
-            "the port is taken",
-            subject=f"sandbox port {port}",
-            found=error.strerror,
-            action="choose another port, or 0 for a free one",
-        ) from error
-    listener.listen(256)
-    listener.setblocking(False)
-    return listener
-
-
-def _address(listener: socket.socket) -> str:
-    host, port = listener.getsockname()
-    return f"http://{host}:{port}"
+_Maker = Callable[[FaultBoard, RequestLog], ASGIApp]
 
 
 def _applications(
     config: ServeConfig, world: World, addresses: Mapping[str, str]
-) -> tuple[dict[str, Any], dict[str, Callable[[FaultBoard, RequestLog], ASGIApp]]]:
-    """Return what the sandbox tells of itself, and makers of the applications by the name of their address."""
+) -> tuple[dict[str, Any], dict[str, Mapping[str, StoredObject]], dict[str, _Maker]]:
+    """Return what the sandbox tells of itself, the private buckets, and makers of the applications by address name."""
     dialects = [DIALECTS[name]() for name in config.providers]
     buckets: dict[str, Mapping[str, StoredObject]] = {}
+    private: dict[str, Mapping[str, StoredObject]] = {}
     mounts: list[tuple[str, str, ASGIApp]] = []
     services: dict[str, ASGIApp] = {}
     providers: dict[str, Any] = {}
@@ -84,6 +48,9 @@ def _applications(
         for name, objects in publication.buckets.items():
             buckets[name] = {**buckets.get(name, {}), **objects}
             endpoints[name] = at.buckets
+        for name, objects in publication.private_buckets.items():
+            private[name] = {**private.get(name, {}), **objects}
+            endpoints |= {name: at.private, "private": at.private}
         mounts.append((dialect.mount, dialect.key, dialect.app(publication, at)))
         for name, app in dialect.services(publication, at).items():
             services.setdefault(name, app)
@@ -118,7 +85,11 @@ def _applications(
     def service(name: str) -> Callable[[FaultBoard, RequestLog], ASGIApp]:
         return lambda board, log: Watched(services[name], name, board, log)
 
-    return about, {"catalogs": catalogs, "buckets": storage, **{name: service(name) for name in services}}
+    return (
+        about,
+        private,
+        {"catalogs": catalogs, "buckets": storage, **{name: service(name) for name in services}},
+    )
 
 
 class _At:
@@ -170,81 +141,31 @@ def serve(
     extra = sorted({name for key in config.providers for name in DIALECTS[key].servers})
     names = ["catalogs", "buckets", "control", "private", *extra]
     listeners = {
-        name: _listen(config.port + number if config.port else 0) for number, name in enumerate(names)
+        name: listen(config.port + number if config.port else 0) for number, name in enumerate(names)
     }
     board = FaultBoard([parse_fault(text) for text in config.faults])
     log = RequestLog()
-    about, makers = _applications(
-        config, world, {name: _address(listener) for name, listener in listeners.items()}
+    about, private, makers = _applications(
+        config, world, {name: address(listener) for name, listener in listeners.items()}
     )
-    about["endpoints"]["control"] = _address(listeners["control"])
-    apps: dict[str, ASGIApp] = {name: make(board, log) for name, make in makers.items()}
-    apps["control"] = make_control_app(about, board, log)
-    for name in listeners.keys() - apps.keys():
-        listeners.pop(name).close()
-    asyncio.run(
-        _serve(
-            [apps[name] for name in listeners],
-            list(listeners.values()),
-            lambda: ready(about),
-            stop or threading.Event(),
-        )
-    )
-
-
-async def _serve(
-    apps: Sequence[ASGIApp],
-    listeners: Sequence[socket.socket],
-    ready: Callable[[], None],
-    stop: threading.Event,
-) -> None:
-    servers = [
-        _Server(
-            uvicorn.Config(
-                app,
-                log_config=None,
-                log_level="critical",
-                access_log=False,
-                lifespan="off",
-                timeout_keep_alive=30,
-                timeout_graceful_shutdown=1,
+    about["endpoints"]["control"] = address(listeners["control"])
+    strict = StrictBuckets(private) if private else None
+    try:
+        # The child gets ready while this process imports its own moto.
+        apps: dict[str, ASGIApp] = {name: make(board, log) for name, make in makers.items()}
+        apps["control"] = make_control_app(about, board, log)
+        if strict is not None:
+            apps["private"] = Watched(Forward(strict.address()), None, board, log)
+        for name in listeners.keys() - apps.keys():
+            listeners.pop(name).close()
+        asyncio.run(
+            serve_all(
+                [apps[name] for name in listeners],
+                list(listeners.values()),
+                lambda: ready(about),
+                stop or threading.Event(),
             )
         )
-        for app in apps
-    ]
-    loop = asyncio.get_running_loop()
-    if threading.current_thread() is threading.main_thread():
-        for name in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(name, stop.set)
-    tasks = [
-        asyncio.create_task(server.serve(sockets=[listener]))
-        for server, listener in zip(servers, listeners, strict=True)
-    ]
-    while not all(server.started for server in servers) and not any(task.done() for task in tasks):  # noqa: ASYNC110 - uvicorn tells by a flag
-        await asyncio.sleep(0.01)
-    ready()
-    while not stop.is_set() and not any(task.done() for task in tasks):  # noqa: ASYNC110 - set from a thread
-        await asyncio.sleep(0.05)
-    for server in servers:
-        server.should_exit = True
-    await asyncio.gather(*tasks)
-
-
-def end_with_parent(parent: int, stop: threading.Event, grace_s: float = 3.0) -> None:
-    """Watch standard input and the parent's id from a thread; end this process when either tells the parent is gone.
-
-    Standard input closes when the parent dies in whatever way.  The id is asked as well, because a process that the
-    parent has forked may hold the pipe open.
-    """
-
-    def watch() -> None:
-        while True:
-            readable, _, _ = select.select([sys.stdin], [], [], 0.5)
-            if (readable and not os.read(sys.stdin.fileno(), 4096)) or os.getppid() != parent:
-                break
-        stop.set()
-        if not done.wait(grace_s):
-            os._exit(0)
-
-    done = threading.Event()
-    threading.Thread(target=watch, name="sandbox-parent-watch", daemon=True).start()
+    finally:
+        if strict is not None:
+            strict.stop()

@@ -14,14 +14,18 @@ import numpy as np
 import numpy.typing as npt
 
 from geostack_pipeline.sandbox.world.cog import write_cog
-from geostack_pipeline.sandbox.world.grids import Floats
+from geostack_pipeline.sandbox.world.grids import Floats, Grid
 from geostack_pipeline.sandbox.world.ground import Ground, TileGround
+from geostack_pipeline.sandbox.world.jp2 import write_jp2
 from geostack_pipeline.sandbox.world.plan import FACTOR
 from geostack_pipeline.sandbox.world.render import SceneRenderer, halved, numbers_from, percentages
 from geostack_pipeline.sandbox.world.scene import FOOTPRINT_PPM_M, PhysicalScene
 
 if TYPE_CHECKING:
     from geostack_pipeline.sandbox.world.world import Encoding, World
+
+JP2_LEFT_OUT = frozenset({"B08"})
+"""Bands that JPEG 2000 encodings do not have."""
 
 
 def render_scene(
@@ -70,13 +74,25 @@ def _write(
         grid = scene.grid.coarser(FACTOR[band])
         for encoding in todo:
             numbers = numbers_from(reflectance, gain=gains[encoding.baseline], offset=encoding.offset)
-            write_cog(work / encoding.folder / f"{band}.tif", numbers, grid, block=block, categorical=False)
+            _encode(work, encoding, band, numbers, grid, block)
     for encoding in todo:
         folder = work / encoding.folder
-        write_cog(folder / "SCL.tif", classes, scene.grid.coarser(2), block=block, categorical=True)
+        _encode(work, encoding, "SCL", classes, scene.grid.coarser(2), block)
         listing = {path.name: _describe(path) for path in sorted(folder.iterdir())}
         (folder / "files.json").write_text(json.dumps(listing, indent=1), encoding="utf-8")
     return {"percentages": percentages(classes), "visible": _visible(scene, renderer, classes)}
+
+
+def _encode(
+    work: Path, encoding: Encoding, band: str, numbers: npt.NDArray[Any], grid: Grid, block: int
+) -> None:
+    path = work / encoding.folder / f"{band}{encoding.suffix}"
+    if encoding.container == "jp2":
+        # Their codec is slow: what no catalog of JPEG 2000 files needs is left out.
+        if band not in JP2_LEFT_OUT:
+            write_jp2(path, numbers, grid, block=2 * block)
+    else:
+        write_cog(path, numbers, grid, block=block, categorical=band == "SCL")
 
 
 def _visible(
@@ -99,7 +115,10 @@ def column_of(seed: int, scene: PhysicalScene) -> Floats:
 
 def _describe(path: Path) -> dict[str, Any]:
     data = path.read_bytes()
-    return {"size": len(data), "md5": hashlib.md5(data, usedforsecurity=False).hexdigest()}
+    about = {"size": len(data), "md5": hashlib.md5(data, usedforsecurity=False).hexdigest()}
+    if path.suffix == ".jp2":
+        about["sha3_256"] = hashlib.sha3_256(data).hexdigest()
+    return about
 
 
 def _alive(name: str) -> bool:

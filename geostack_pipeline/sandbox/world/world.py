@@ -27,6 +27,10 @@ GENERATOR_VERSION = 1
 """Raised whenever the same seed gives other bytes, so that cached worlds are never mixed."""
 
 
+SUFFIXES = {"cog": ".tif", "jp2": ".jp2"}
+"""Container -> ending of its files."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Encoding:
     """One way in which the numbers of a scene are stored in files."""
@@ -36,6 +40,12 @@ class Encoding:
     offset: int
     """Added to ``reflectance * 10000``; 0 or 1000."""
     container: str = "cog"
+    """``cog`` (GeoTIFF) or ``jp2`` (JPEG 2000, lossless)."""
+
+    @property
+    def suffix(self) -> str:
+        """Ending of the files' names."""
+        return SUFFIXES[self.container]
 
     @property
     def folder(self) -> str:
@@ -165,7 +175,7 @@ class World:
         return loaded
 
     def files(self, scene: PhysicalScene, encoding: Encoding) -> dict[str, tuple[Path, dict[str, Any]]]:
-        """Return file name -> (path, {size, md5}) of one encoding."""
+        """Return file name -> (path, {size, md5, and sha3_256 of JPEG 2000}) of one encoding."""
         folder = self.scene_folder(scene) / encoding.folder
         listing = json.loads((folder / "files.json").read_text(encoding="utf-8"))
         return {name: (folder / name, description) for name, description in listing.items()}
@@ -199,7 +209,7 @@ class World:
             baseline: The processing; None is the newest.
         """
         folder, offset = self._some_encoding(scene, baseline or scene.newest.baseline)
-        numbers = _read(folder / f"{band}.tif", window)
+        numbers = _read(_raster(folder, band), window)
         values = ((numbers.astype(np.float64) - offset) * 1e-4).astype(np.float32)
         values[numbers == 0] = np.nan
         return values
@@ -209,7 +219,7 @@ class World:
     ) -> npt.NDArray[np.uint8]:
         """Return the scene classification on 20 m pixels; ``window`` as in :meth:`reflectance`."""
         folder, _ = self._some_encoding(scene, scene.newest.baseline)
-        return _read(folder / "SCL.tif", window)
+        return _read(_raster(folder, "SCL"), window)
 
     def enhancement(self, scene: PhysicalScene) -> Floats:
         """Return the true methane column above the background on the tile's 20 m pixels, ppm m; renders anew."""
@@ -240,6 +250,11 @@ class World:
             partial.write_text(json.dumps(found), encoding="utf-8")
             partial.replace(kept)
         return tuple(PlumeTruth.from_json(each) for each in json.loads(kept.read_text(encoding="utf-8")))
+
+
+def _raster(folder: Path, band: str) -> Path:
+    """Return the file of a band in the folder of an encoding."""
+    return folder / f"{band}{SUFFIXES[folder.name.partition('-')[0]]}"
 
 
 def _read(path: Path, window: tuple[int, int, int, int] | None) -> npt.NDArray[Any]:
