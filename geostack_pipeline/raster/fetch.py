@@ -231,6 +231,7 @@ class WebPageError(RasterError):
         error = cls(
             "A web page was served in place of the file",
             subject=key,
+            found=f"a page beginning with {_shown(page)!r}",
             action="check the login and the href",
         )
         error.page = page
@@ -247,12 +248,11 @@ def not_a_raster(key: str, start: bytes) -> RasterError:
     """Return the error for an object that is no raster, with its first characters."""
     if web_page(start) is not None:
         return WebPageError.of(key, start)
-    shown = "".join(c if c.isprintable() else "." for c in start[:60].decode("latin-1"))
     kind = "text (a web page or an error message?)" if looks_like_text(start) else "unknown bytes"
     return RasterError(
         "The object is not a TIFF",
         subject=key,
-        found=f"{kind} beginning with {shown!r}",
+        found=f"{kind} beginning with {_shown(start)!r}",
         action="check the login and the href: a portal's page may have been served instead of the file",
     )
 
@@ -299,3 +299,7 @@ def merged(
 def _is_unsatisfiable(error: Exception) -> bool:
     text = str(error)
     return "416 Range" in text or "Requested range was invalid" in text or "Invalid range" in text
+
+
+def _shown(start: bytes) -> str:
+    return "".join(c if c.isprintable() else "." for c in start[:60].decode("latin-1"))
