@@ -26,10 +26,10 @@ _WALKS = {
     "rustac_walk": "rustac.search, once",
     "pystac_walk": "pystac-client dicts",
     "supervised_walk": "ours, 4 dates at once: supervised windows, streamed",
-    "pager_walk": "the same, walked by our own pager instead of rustac",
+    "rustac_windows": "the same, windows walked by rustac instead of our own pager",
 }
 _PEERS = {"pystac_client", "pystac_walk"}
-_LONG = {"rustac_walk", "pystac_walk", "pager_walk", "search_to_days", "stage"}
+_LONG = {"rustac_walk", "pystac_walk", "rustac_windows", "search_to_days", "stage"}
 """Left out where only the working is shown."""
 _FAULTS = {
     "none": "an honest catalog",

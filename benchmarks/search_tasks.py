@@ -209,9 +209,9 @@ def supervised_walk(
     return work
 
 
-def pager_walk(url: str, folder: str, days: int) -> Work:
-    """The same with our own pager in place of rustac's walk."""
-    return supervised_walk(url, folder, days, walker="pager")
+def rustac_windows(url: str, folder: str, days: int) -> Work:
+    """The same with rustac's walk in place of our own pager."""
+    return supervised_walk(url, folder, days, walker="rustac")
 
 
 def stage(url: str, folder: str, days: int) -> Work:

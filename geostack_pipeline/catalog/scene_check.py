@@ -70,6 +70,9 @@ def _expected(name: str, kind: pa.DataType, rows: Sequence[Item]) -> pa.Array:
     if name == "bbox":
         names = [field.name for field in kind]
         return pa.array([dict(zip(names, row["bbox"], strict=True)) for row in rows], type=kind)
+    if name == "stac_extensions":
+        # written as null, read as none
+        return pa.array([row[name] or None for row in rows], type=kind)
     if name in _MEMBERS:
         return pa.array([row[name] for row in rows], type=kind)
     values = [row["properties"].get(name) for row in rows]

@@ -6,9 +6,11 @@ import copy
 import hashlib
 import io
 import json
+import math
 import random
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,7 @@ import shapely
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from geostack_pipeline.catalog import scene_table
+from geostack_pipeline.catalog import scene_check, scene_table
 from geostack_pipeline.catalog.scene_table import canonical_digest, from_parquet, items_of, to_parquet
 from geostack_pipeline.errors import CatalogError
 from geostack_pipeline.providers.contract import CANONICAL_PROPERTIES
@@ -224,7 +226,114 @@ def test_rows_of_a_part_of_the_table_can_be_read() -> None:
     items = [item(number) for number in range(4)]
     table = pq.read_table(io.BytesIO(to_parquet(items, TEMPLATE)["scenes.parquet"]))
     assert items_of(table.take(pa.array([2, 0]))) == [items[2], items[0]]
+    assert items_of(table.slice(1, 2)) == items[1:3]
+    assert items_of(table.slice(0, 3)) == items[:3]
     assert items_of(table.slice(0, 0)) == []
+
+
+def test_an_integer_where_the_column_holds_fractions_is_an_error() -> None:
+    broken = item()
+    broken["properties"]["eo:cloud_cover"] = 5
+    with pytest.raises(CatalogError, match="a type or a null"):
+        to_parquet([item(1), broken], TEMPLATE)
+
+
+def test_a_null_or_an_empty_list_that_reading_drops_is_an_error() -> None:
+    for name, value, found in (("title", None, "a type or a null"), ("roles", [], "/roles")):
+        broken = item()
+        broken["assets"]["B04"][name] = value
+        with pytest.raises(CatalogError, match=f"S2A_32TMT_20200305_0_L2A.*{found}"):
+            to_parquet([item(1), broken], TEMPLATE)
+
+
+def test_the_sign_of_zero_survives() -> None:
+    negative = item()
+    negative["properties"]["eo:cloud_cover"] = -0.0
+    read = from_parquet(to_parquet([negative], TEMPLATE)["scenes.parquet"])
+    assert str(read[0]["properties"]["eo:cloud_cover"]) == "-0.0"
+
+
+def test_every_row_is_compared_with_the_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An encoder that changes one value of one row in the middle is found out, and the row is named."""
+    honest = rustac.write_sync
+
+    def write(path: str, rows: list[dict[str, Any]], **options: Any) -> None:
+        rows = copy.deepcopy(rows)
+        if len(rows) > 3:
+            rows[3]["assets"]["B04"]["href"] += "x"
+        honest(path, rows, **options)
+
+    monkeypatch.setattr(rustac, "write_sync", write)
+    with pytest.raises(CatalogError, match=r"S2A_32TMT_20200305_2_L2A.*/assets/B04/href"):
+        to_parquet([item(number) for number in range(5)], TEMPLATE)
+
+
+def full_item() -> dict[str, Any]:
+    """An item with a value in every column but those of most assets, which are alike."""
+    full = copy.deepcopy(TEMPLATE)
+    full["id"] = "full"
+    full["properties"]["datetime"] = "2020-01-01T00:00:00.250000Z"
+    full["properties"].pop("geostack:exact", None)
+    full["assets"] = {key: full["assets"][key] for key in ("B04", "SCL", "thumbnail")}
+    return full
+
+
+def leaves(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    if isinstance(value, dict):
+        for key, member in value.items():
+            yield from leaves(member, (*path, key))
+    elif isinstance(value, list):
+        for index, member in enumerate(value):
+            yield from leaves(member, (*path, index))
+    else:
+        yield path
+
+
+def changed_values(value: Any) -> list[Any]:
+    if isinstance(value, bool):
+        return [not value]
+    if isinstance(value, int):
+        return [value + 1]
+    if isinstance(value, float):
+        return [math.nextafter(value, math.inf)]
+    if value.endswith(".250000Z"):
+        return [value.replace(".250", ".251"), value.replace("2020", "2021")]
+    return [f"{value}x"]
+
+
+def test_columns_show_every_change_of_a_value() -> None:
+    before = full_item()
+    table = scene_table._table([item(1), before], TEMPLATE)
+    assert scene_check.holds(table, [item(1), before])
+    assert not scene_check.holds(table, [before, item(1)])
+    assert not scene_check.holds(table, [item(1)])
+    paths = list(leaves(before))
+    assert len(paths) > 120
+    for path in paths:
+        value = before
+        for step in path:
+            value = value[step]
+        for other in changed_values(value):
+            after = copy.deepcopy(before)
+            parent = after
+            for step in path[:-1]:
+                parent = parent[step]
+            parent[path[-1]] = other
+            assert not scene_check.holds(table, [item(1), after]), path
+            if isinstance(parent, dict):
+                del parent[path[-1]]
+                assert not scene_check.holds(table, [item(1), after]), f"without {path}"
+
+
+def test_ordinary_items_are_not_rebuilt(shared_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The comparison by columns is the cheap one only if it decides."""
+    rebuilt: list[int] = []
+    monkeypatch.setattr(
+        scene_table, "items_of", lambda table: rebuilt.append(table.num_rows) or items_of(table)
+    )
+    to_parquet(recorded(shared_dir), TEMPLATE)
+    to_parquet([item(number, created="2020-01-01T00:00:00.123456Z") for number in range(9)], TEMPLATE)
+    assert rebuilt == [1, 1]
 
 
 names = st.text(st.characters(codec="utf-8"), max_size=10)
