@@ -29,6 +29,9 @@ HEAD_BYTES = 16_384
 GROWTH_BYTES = 16_384
 """Smallest later header read, so that neighbouring tag arrays come with one request."""
 
+PAGE_BYTES = 65_536
+"""How much is kept of a web page served in place of a file: what it wants stands behind its long head."""
+
 
 class SourceObject:
     """One object read by ranges; counts what it moved.
@@ -198,8 +201,8 @@ class SourceObject:
         start = b""
         try:
             self._meter.add(requests=1)
-            for chunk in obstore.get(self.store, self.key).stream(min_chunk_size=64):
-                start = bytes(chunk)[:256]
+            for chunk in obstore.get(self.store, self.key).stream(min_chunk_size=PAGE_BYTES):
+                start = bytes(chunk)[:PAGE_BYTES]
                 self._meter.add(bytes_moved=len(chunk))
                 break
         except (BaseError, OSError) as error:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from geostack_pipeline.errors import AuthError, GeostackError, IntegrityError, TransferError
 from geostack_pipeline.providers.contract import ObjectRef, Provider
 from geostack_pipeline.raster.crop import crop, plan_crop
-from geostack_pipeline.raster.fetch import WebPageError, web_page
+from geostack_pipeline.raster.fetch import PAGE_BYTES, WebPageError, web_page
 from geostack_pipeline.stages.traffic import Traffic
 from geostack_pipeline.stages.wishes import Wish
 from geostack_pipeline.stages.workspace import Workspace
@@ -149,7 +149,7 @@ class Fetcher:
             )
             self._count(ref, loaded.bytes_moved + moved, loaded.requests + requests)
             with file.open("rb") as opened:
-                page = web_page(opened.read(4096))
+                page = web_page(opened.read(PAGE_BYTES))
             if page is not None and "html" not in str(asset.get("type") or ""):
                 raise WebPageError.of(ref.key, page)
             return self._cache.add(
