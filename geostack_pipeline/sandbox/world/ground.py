@@ -63,7 +63,11 @@ class Ground:
 
     def tile(self, tile: TilePlan) -> TileGround:
         """Return the ground below a tile; the overlap of two tiles shows the same ground."""
-        sampler = Sampler(self.grid, tile_grid(self._site, tile))
+        return self.below(tile_grid(self._site, tile))
+
+    def below(self, grid: Grid) -> TileGround:
+        """Return the ground below a 10 m grid of even width and height on the 20 m lattice, inside :attr:`grid`."""
+        sampler = Sampler(self.grid, grid)
         window = sampler.window()
         shares = self._shares(window)
         brightness = 1.0 + 0.045 * self._texture.evaluate(window)
