@@ -24,9 +24,10 @@ from geostack_pipeline.areas import Area
 from geostack_pipeline.catalog.http import CatalogClient, WindowTimedOutError, matched_of
 from geostack_pipeline.catalog.pager import InconsistentWalkError, pages
 from geostack_pipeline.catalog.retry import Pace, RetryPolicy
+from geostack_pipeline.catalog.source import ask_source
 from geostack_pipeline.catalog.windows import cluster, halve, windows
 from geostack_pipeline.errors import CatalogUnavailableError, IncompleteSearchError, SettingsError
-from geostack_pipeline.providers.contract import Item, Provider, SearchReport, SearchWindow
+from geostack_pipeline.providers.contract import Item, ItemSource, Provider, SearchReport, SearchWindow
 from geostack_pipeline.storage.loop import run_async
 
 _RUSTAC_FIELDS = frozenset(
@@ -273,7 +274,9 @@ class _WindowSearch:
         return walk.matched
 
     async def _walk(self) -> _Walk:
-        """Walk once, by rustac where the dialect allows it and it works, otherwise by our pager."""
+        """Walk once: by the provider itself where its catalog is no STAC search, by rustac, or by our pager."""
+        if isinstance(self._client.provider, ItemSource):
+            return await self._walk_source(self._client.provider)
         while self._rustac_faults < _RUSTAC_FAULTS:
             # The probe also reads the rate headers and waits as Retry-After asks: rustac shows neither.
             matched = await self._probe()
@@ -283,6 +286,16 @@ class _WindowSearch:
             if walk is not None:
                 return walk
         return await self._walk_pages()
+
+    async def _walk_source(self, source: ItemSource) -> _Walk:
+        matched = await ask_source(self._client, lambda: source.count_items(self._window))
+        self._client.requests += 1
+        self._check_size(matched)
+        if matched == 0 and self._dialect.count == "exact":
+            return _Walk(items=[], matched=0)
+        answer = await ask_source(self._client, lambda: source.fetch_items(self._window))
+        self._client.requests += answer.requests
+        return _Walk(items=answer.items, matched=answer.matched)
 
     async def _probe(self) -> int | None:
         answer = await self._client.ask("POST", self._client.search_url, {**self._body, "limit": 1})

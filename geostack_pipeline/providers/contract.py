@@ -286,6 +286,59 @@ class AreaRenderer(Protocol):
         ...
 
 
+@dataclass(frozen=True, kw_only=True)
+class ItemsAnswer:
+    """Everything that a catalog has for one window."""
+
+    items: list[Item]
+    """Raw items, as :meth:`Provider.canonical` takes them, each with ``id`` and ``collection``."""
+    matched: int | None
+    """Number that the catalog counts for the window; None where it does not count."""
+    requests: int
+    """Requests that were made."""
+
+
+class SourceFaultError(Exception):
+    """A catalog's answer that may be another one next time; the text says what was seen, without a secret."""
+
+    def __init__(
+        self,
+        found: str,
+        *,
+        timed_out: bool = False,
+        malformed: bool = False,
+        wait_s: float | None = None,
+        requests: int = 1,
+    ) -> None:
+        self.timed_out = timed_out
+        """No answer within the time limit: a smaller window may help."""
+        self.malformed = malformed
+        """An answer that is not of the catalog's protocol."""
+        self.wait_s = wait_s
+        """Seconds that the catalog asks to wait."""
+        self.requests = requests
+        """Requests that were made."""
+        super().__init__(found)
+
+
+@runtime_checkable
+class ItemSource(Protocol):
+    """A provider whose catalog is no STAC search: it fetches the items of a window itself.
+
+    The search supervises it like any other: windows, retries, waits, the count and its check are the search's.
+    Both methods are called from several threads and block.  They raise :class:`SourceFaultError` for what may pass,
+    ``AuthError`` and ``CatalogError`` for what will not.
+    """
+
+    def count_items(self, window: SearchWindow) -> int | None:
+        """Return how many items the catalog counts for a window, by one small request; None where it cannot."""
+        ...
+
+    def fetch_items(self, window: SearchWindow) -> ItemsAnswer:
+        """Return all items of a window; they may be more than belong to it, never fewer."""
+        ...
+
+
 CANONICAL_PROPERTIES: Mapping[str, type] = {
     "datetime": str,
     "platform": str,
