@@ -65,18 +65,31 @@ def sandbox(
     folder: Annotated[Path, typer.Option(help="Where the synthetic world is kept.")] = Path(".geostack/demo"),
     seed: Annotated[int | None, typer.Option(help="Seed of the synthetic world.")] = None,
     port: Annotated[
-        int, typer.Option(help="Port of the catalogs on 127.0.0.1, the next two are taken too; 0: free ones.")
+        int,
+        typer.Option(help="Port of the catalogs on 127.0.0.1, those after it are taken too; 0: free ones."),
     ] = 0,
     small: Annotated[bool, typer.Option(help="The small world: tiny scenes, rendered in seconds.")] = False,
     fault: Annotated[
         list[str] | None,
         typer.Option(help="Fault to inject, e.g. '429@earth_search?count=2'; can be given again."),
     ] = None,
+    provider: Annotated[
+        list[str] | None, typer.Option(help="Serve this catalog only; can be given again. Default: all.")
+    ] = None,
 ) -> None:
     """Serve the synthetic catalogs and buckets on loopback until Ctrl-C."""
     from geostack_pipeline.commands.sandbox import sandbox_command
 
-    _end(lambda: sandbox_command(folder, seed=seed, port=port, small=small, faults=tuple(fault or ())))
+    _end(
+        lambda: sandbox_command(
+            folder,
+            seed=seed,
+            port=port,
+            small=small,
+            faults=tuple(fault or ()),
+            providers=tuple(provider or ()),
+        )
+    )
 
 
 @app.command()

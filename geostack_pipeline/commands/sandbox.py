@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+import shlex
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,19 +14,26 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from geostack_pipeline.commands.console import Exit, console, errors
 from geostack_pipeline.errors import SettingsError
+from geostack_pipeline.sandbox.config import PROVIDERS
 from geostack_pipeline.settings import SETTINGS_VARIABLE
 
 if TYPE_CHECKING:
     from geostack_pipeline.sandbox.serve import Sandbox
 
 SETTINGS_NAME = "geostack.yaml"
+LOGINS_NAME = "sandbox.env"
 
 
 @contextmanager
 def running_sandbox(
-    folder: Path, *, seed: int | None, small: bool = False, faults: tuple[str, ...] = ()
+    folder: Path,
+    *,
+    seed: int | None,
+    small: bool = False,
+    faults: tuple[str, ...] = (),
+    providers: tuple[str, ...] = (),
 ) -> Iterator[tuple[Sandbox, Path]]:
-    """Start the sandbox and write the settings that lead to it; yield both."""
+    """Start the sandbox, with all catalogs unless some are named, and write the settings that lead to it; yield both."""
     serve = _serve_module()
     folder = folder.resolve()
     folder.mkdir(parents=True, exist_ok=True)
@@ -33,7 +41,12 @@ def running_sandbox(
     with (
         _rendering() as progress,
         serve.Sandbox.start(
-            folder / "world", small=small, faults=faults, progress=progress, **chosen
+            folder / "world",
+            small=small,
+            faults=faults,
+            providers=providers or PROVIDERS,
+            progress=progress,
+            **chosen,
         ) as sandbox,
     ):
         yield sandbox, write_settings(folder, sandbox.settings())
@@ -89,22 +102,44 @@ def write_settings(folder: Path, settings: dict[str, Any]) -> Path:
     return file
 
 
+def write_logins(folder: Path, credentials: Mapping[str, str]) -> Path:
+    """Write the sandbox's logins as shell assignments; they open nothing but the sandbox."""
+    file = folder / LOGINS_NAME
+    staged = file.with_suffix(".part")
+    staged.touch(mode=0o600)
+    staged.write_text(
+        "# The sandbox's logins, for a shell: set -a; . ./sandbox.env; set +a\n"
+        + "".join(f"{name}={shlex.quote(value)}\n" for name, value in sorted(credentials.items())),
+        encoding="utf-8",
+    )
+    staged.replace(file)
+    return file
+
+
 @contextmanager
-def settings_in_force(file: Path) -> Iterator[None]:
-    """Make a settings file the one that everything in this process reads."""
-    before = os.environ.get(SETTINGS_VARIABLE)
-    os.environ[SETTINGS_VARIABLE] = str(file)
+def settings_in_force(file: Path, credentials: Mapping[str, str] | None = None) -> Iterator[None]:
+    """Make a settings file, and the logins for it, those that everything in this process reads."""
+    wanted = {SETTINGS_VARIABLE: str(file), **(credentials or {})}
+    before = {name: os.environ.get(name) for name in wanted}
+    os.environ.update(wanted)
     try:
         yield
     finally:
-        if before is None:
-            del os.environ[SETTINGS_VARIABLE]
-        else:
-            os.environ[SETTINGS_VARIABLE] = before
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
 
 
 def sandbox_command(
-    folder: Path, *, seed: int | None, port: int, small: bool, faults: tuple[str, ...]
+    folder: Path,
+    *,
+    seed: int | None,
+    port: int,
+    small: bool,
+    faults: tuple[str, ...],
+    providers: tuple[str, ...] = (),
 ) -> Exit:
     """Serve until Ctrl-C."""
     serve = _serve_module()
@@ -116,11 +151,15 @@ def sandbox_command(
         file = write_settings(folder, about["settings"])
         for name, address in sorted(about["endpoints"].items()):
             console.print(f"{name:<20} {address}", markup=False)
+        logins = write_logins(folder, about["credentials"])
         console.print(f"{'settings':<20} {file}", markup=False)
+        console.print(f"{'logins':<20} {logins}", markup=False)
         first, last = about["days"]
         console.print("run against it, in another terminal:", style="dim")
+        key = next(iter(about["settings"]["providers"]))
+        console.print(f"  set -a; . {logins}; set +a", markup=False, soft_wrap=True)
         console.print(
-            f"  geostack run --settings {file} --provider earth_search --from {first} --to {last}",
+            f"  geostack run --settings {file} --provider {key} --from {first} --to {last}",
             markup=False,
             soft_wrap=True,
         )
@@ -132,6 +171,7 @@ def sandbox_command(
             small=small,
             port=port,
             faults=faults,
+            providers=providers or PROVIDERS,
             on_ready=ready,
             on_progress=progress,
             **chosen,

@@ -21,7 +21,7 @@ def ui_command(folder: Path, *, port: int, seed: int | None) -> Exit:
             subject=str(Path.cwd()),
             action="start the UI in the folder that holds workspace.yaml and dagster.yaml",
         )
-    with running_sandbox(folder, seed=seed) as (_, file):
+    with running_sandbox(folder, seed=seed) as (sandbox, file):
         console.print(f"Dagster UI: http://127.0.0.1:{port}   (settings: {file})", markup=False)
         server = subprocess.Popen(  # noqa: S603 - our own interpreter, fixed arguments
             [
@@ -36,7 +36,7 @@ def ui_command(folder: Path, *, port: int, seed: int | None) -> Exit:
                 "-p",
                 str(port),
             ],
-            env={**os.environ, SETTINGS_VARIABLE: str(file)},
+            env={**os.environ, SETTINGS_VARIABLE: str(file), **sandbox.credentials()},
         )
         try:
             server.wait()
