@@ -187,6 +187,8 @@ class Settings(_Strict):
     """Options of an object-store root (endpoint, region …); a value ``env:NAME`` is read from the environment."""
     start_date: date = date(2024, 6, 1)
     """First daily partition, for all providers alike."""
+    end_date: date | None = None
+    """Last daily partition; None goes on with every new day."""
     refresh_days: Annotated[int, Field(ge=0, le=366)] = 7
     """A scene list is asked again until it was last asked this many days after its date; then it is frozen."""
     areas: Mapping[str, AreaSettings] = Field(default_factory=dict)
@@ -227,6 +229,8 @@ class Settings(_Strict):
 
     @model_validator(mode="after")
     def _names(self) -> Settings:
+        if self.end_date is not None and self.end_date < self.start_date:
+            raise ValueError(f"end_date {self.end_date} lies before start_date {self.start_date}")
         for name in self.areas:
             if not _NAME.fullmatch(name):
                 raise ValueError(

@@ -66,6 +66,7 @@ def _applications(
         "endpoints": endpoints,
         "settings": {
             "start_date": first.isoformat(),
+            "end_date": last.isoformat(),
             "areas": {
                 area.name: {"bbox": list(area.bbox), "resolution_m": area.resolution_m}
                 for area in world.areas
