@@ -231,21 +231,28 @@ class World:
 
     @cached_property
     def truth(self) -> tuple[PlumeTruth, ...]:
-        """Every planted plume, by time and name; needs rendered scenes, and is then kept beside them."""
+        """Every planted plume, by time and name; kept beside the scenes once all of them are rendered.
+
+        Scenes that are not rendered have shown nothing: where only other sensors' products are served, no share of a
+        plume is visible in them.
+        """
         kept = self.folder / "truth.json"
         if not kept.is_file():
             from geostack_pipeline.sandbox.world.truth import plume_truth  # noqa: PLC0415 - it brings GDAL
 
             found = []
+            rendered = [scene for scene in self.scenes if (self.scene_folder(scene) / "facts.json").is_file()]
             for overpass in self.plan.passes:
                 site = next(site for site in self.plan.sites if site.name == overpass.site)
-                seen = [self.facts(scene)["visible"] for scene in self.scenes if scene.overpass is overpass]
+                seen = [self.facts(scene)["visible"] for scene in rendered if scene.overpass is overpass]
                 found += [
                     plume_truth(
                         self.seed, site, overpass.start, planted, [each[planted.name] for each in seen]
                     )
                     for planted in overpass.plumes
                 ]
+            if len(rendered) < len(self.scenes):
+                return tuple(PlumeTruth.from_json(each) for each in found)
             partial = kept.with_name(f".truth-{os.getpid()}-{uuid.uuid4().hex[:8]}")
             partial.write_text(json.dumps(found), encoding="utf-8")
             partial.replace(kept)
