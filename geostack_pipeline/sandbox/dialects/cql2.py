@@ -35,9 +35,9 @@ def holds(expression: Any, item: Item) -> bool:
         raise BadRequestError("Invalid filter: an operator with args was expected")
     name, args = expression.get("op"), expression["args"]
     if name == "and":
-        return all([holds(each, item) for each in args])
+        return all(holds(each, item) for each in args)
     if name == "or":
-        return any([holds(each, item) for each in args])
+        return any(holds(each, item) for each in args)
     if name == "not" and len(args) == 1:
         return not holds(args[0], item)
     return _predicate(str(name), args, item)
