@@ -61,6 +61,23 @@ def ui(
 
 
 @app.command()
+def doctor(
+    provider: Annotated[
+        list[str] | None, typer.Option(help="Provider to examine; can be given again. Default: all.")
+    ] = None,
+    date: Annotated[
+        str | None, typer.Option(help="Date to search, YYYY-MM-DD; a few before it are tried as well.")
+    ] = None,
+    settings: SettingsFile = None,
+    as_json: AsJson = False,
+) -> None:
+    """Try every provider: settings, search, login, one byte; say what to do where it does not work."""
+    from geostack_pipeline.commands.doctor import doctor_command
+
+    _end(lambda: doctor_command(tuple(provider or ()), settings_file=settings, day=date, as_json=as_json))
+
+
+@app.command()
 def sandbox(
     folder: Annotated[Path, typer.Option(help="Where the synthetic world is kept.")] = Path(".geostack/demo"),
     seed: Annotated[int | None, typer.Option(help="Seed of the synthetic world.")] = None,

@@ -121,6 +121,9 @@ class ProviderSettings(_Strict):
     bands: tuple[str, ...] = ()
     """Canonical bands (asset keys of a swath) of the cube, empty for the provider's default; the scene classification
     comes along by itself."""
+    wavelengths_nm: tuple[tuple[float, float], ...] = ()
+    """Ranges of wavelength that the cube keeps of an imaging spectrometer's spectra, e.g. ``[[2100, 2500]]``; empty
+    takes these, where methane absorbs, and one blue, one green and one red band."""
     endpoints: Mapping[str, EndpointSettings] = Field(default_factory=dict)
     """Bucket, account or login server -> where it answers."""
     options: Mapping[str, Any] = Field(default_factory=dict)
@@ -147,6 +150,14 @@ class ProviderSettings(_Strict):
         if len(set(bands)) != len(bands):
             raise ValueError("bands must be a list of different band names, such as [B04, B11, B12]")
         return bands
+
+    @field_validator("wavelengths_nm")
+    @classmethod
+    def _rising(cls, ranges: tuple[tuple[float, float], ...]) -> tuple[tuple[float, float], ...]:
+        for low, high in ranges:
+            if not 0.0 < low < high:
+                raise ValueError(f"[{low}, {high}] is no range: write the shorter wavelength first, in nm")
+        return ranges
 
     @field_validator("variables")
     @classmethod
@@ -273,6 +284,10 @@ class Settings(_Strict):
             for field in self.provider_spec(key).credentials
         )
 
+    def provider_credentials(self, key: str) -> Credentials:
+        """Return the parts of a provider's login that the environment holds."""
+        return from_environment(self.credential_fields(key))
+
     def build_provider(self, key: str, credentials: Credentials | None = None) -> Provider:
         """Return a configured provider; ``credentials`` default to what the environment holds."""
         own = self.provider(key)
@@ -283,7 +298,7 @@ class Settings(_Strict):
             collections=own.collections,
             endpoints=self.endpoints(key),
             options=own.options,
-            credentials=from_environment(self.credential_fields(key)) if credentials is None else credentials,
+            credentials=self.provider_credentials(key) if credentials is None else credentials,
         )
 
     def endpoints(self, key: str) -> dict[str, Endpoint]:
