@@ -135,7 +135,10 @@ def serve(
     isolate_moto()
     world = World(config.folder, seed=config.seed, small=config.small)
     wanted = {
-        scene.id: [each for name in config.providers for each in DIALECTS[name]().encodings(scene)]
+        # several catalogs may publish the same files
+        scene.id: list(
+            dict.fromkeys(each for name in config.providers for each in DIALECTS[name]().encodings(scene))
+        )
         for scene in world.scenes
     }
     world.prepare(wanted, progress=progress)
