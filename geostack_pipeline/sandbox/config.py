@@ -10,7 +10,7 @@ from geostack_pipeline.errors import SettingsError
 from geostack_pipeline.sandbox.server.faults import parse_fault
 
 DEFAULT_SEED = 20240601
-PROVIDERS = ("earth_search",)
+PROVIDERS = ("earth_search", "planetary_computer", "cdse", "sentinel_hub")
 """Catalogs that the sandbox can serve: the keys of ``dialects.DIALECTS``."""
 
 

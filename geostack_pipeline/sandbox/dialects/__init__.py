@@ -3,9 +3,17 @@
 from __future__ import annotations
 
 from geostack_pipeline.sandbox.dialects.base import Addresses, Dialect, Publication, StoredObject
+from geostack_pipeline.sandbox.dialects.cdse import CdseDialect
 from geostack_pipeline.sandbox.dialects.earth_search import EarthSearchDialect
+from geostack_pipeline.sandbox.dialects.planetary_computer import PlanetaryComputerDialect
+from geostack_pipeline.sandbox.dialects.sentinel_hub import SentinelHubDialect
 
-DIALECTS: dict[str, type[Dialect]] = {"earth_search": EarthSearchDialect}
+DIALECTS: dict[str, type[Dialect]] = {
+    "earth_search": EarthSearchDialect,
+    "planetary_computer": PlanetaryComputerDialect,
+    "cdse": CdseDialect,
+    "sentinel_hub": SentinelHubDialect,
+}
 """Provider key -> dialect."""
 
 __all__ = ["DIALECTS", "Addresses", "Dialect", "EarthSearchDialect", "Publication", "StoredObject"]

@@ -220,7 +220,7 @@ def _plan(*, size: str, tile_pixels: int, block_pixels: int, half_size_m: float)
                 cloud_cover=0.30,
                 clear_radius_m=metres(3600.0),
                 plumes=(plume("hassi-c", -900.0, 1000.0, 12_000.0, 3.4, 165.0),),
-                quirks=frozenset({"earth_search:offset-not-applied"}),
+                quirks=frozenset({"earth_search:offset-not-applied", "cdse:offset-forgotten"}),
             ),
             over_korpezhe(
                 7,
