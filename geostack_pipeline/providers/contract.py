@@ -246,6 +246,8 @@ class Rendered:
     bytes_moved: int
     """Bytes received, those of failed tries too."""
     requests: int
+    empty: bool
+    """Whether it shows nothing: no pixel has data."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -254,6 +256,8 @@ class RenderRequest:
 
     canonical: str
     """Identity of the picture, from everything that decides its pixels; the cache key's base."""
+    service: str
+    """Address of the service, for the ledger."""
     items: tuple[str, ...]
     """Ids of the items it is made of; the first one stands for it in manifests and cubes."""
     bands: Mapping[str, RenderedBand]

@@ -174,8 +174,7 @@ class ClientCredentials:
                 "the login was refused",
                 subject=f"{self._provider} login at {_place(self._url)}",
                 found=f"status {answer.status_code}{shown}",
-                action=f"check {names}; a client may have been deleted or have expired "
-                f"(docs/providers/{self._provider}.md)",
+                action=f"check {names}; a client may have been deleted or have expired (docs/providers)",
             )
         raise AuthError(
             "the token server answers with something else than a token",

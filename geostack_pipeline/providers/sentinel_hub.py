@@ -12,6 +12,7 @@ Seen in recorded answers and in the service's documentation:
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -36,9 +37,10 @@ from geostack_pipeline.providers.contract import (
     RenderedBand,
     RenderRequest,
     SearchWindow,
+    Want,
 )
 from geostack_pipeline.providers.credentials import CredentialField, Credentials, missing
-from geostack_pipeline.providers.oauth import ClientCredentials
+from geostack_pipeline.providers.oauth import ClientCredentials, checked_url
 from geostack_pipeline.providers.registry import ProviderConfig, ProviderSpec
 from geostack_pipeline.providers.sentinel_hub_items import COLLECTION, METRES, SentinelHubForm
 from geostack_pipeline.providers.sentinel_hub_process import (
@@ -147,7 +149,7 @@ class SentinelHub(BaseProvider):
         if tuple(collections) != (COLLECTION,):
             raise SettingsError(
                 "the collection cannot be read",
-                subject="sentinel_hub collections",
+                subject=f"{key} collections",
                 found=", ".join(collections) or "none",
                 action=f"use {COLLECTION}, the only one",
             )
@@ -155,10 +157,13 @@ class SentinelHub(BaseProvider):
         if unknown:
             raise SettingsError(
                 "an endpoint is given for a server that is never asked",
-                subject=f"sentinel_hub endpoint {unknown[0]!r}",
+                subject=f"{key} endpoint {unknown[0]!r}",
                 action=f"choose among {', '.join(ENDPOINTS)}",
             )
-        self.url = url.rstrip("/")
+        # The token goes there.
+        self.url = checked_url(url.rstrip("/"), subject=f"{key} url", allow_http=True)
+        if (bucket := given.get(BUCKET, Endpoint())).url is not None:
+            checked_url(bucket.url, subject=f"{key} endpoint {BUCKET}", allow_http=bucket.allow_http)
         self.collections: Sequence[str] = tuple(collections)
         self.dialect = Dialect(
             page_size=100,
@@ -175,6 +180,8 @@ class SentinelHub(BaseProvider):
         self._allowed = AllowList(
             (BucketRule(bucket=BUCKET), BucketRule(bucket=BUCKET.upper(), store_id=STORE_ID))
         )
+        self._lock = threading.Lock()
+        self._opened: ObjectStore | None = None
         self._folders = SafeFolders(lambda: self.store(STORE_ID), _KEY_VARIABLES)
         self._login = self._open_login()
 
@@ -203,7 +210,7 @@ class SentinelHub(BaseProvider):
 
     def _logged_in(self) -> ClientCredentials:
         if self._login is None:
-            raise missing(self.key, LOGIN)
+            raise missing("sentinel_hub", LOGIN, subject=self.key)
         return self._login
 
     def _open_login(self) -> ClientCredentials | None:
@@ -249,6 +256,10 @@ class SentinelHub(BaseProvider):
 
     # -- the bytes --------------------------------------------------------------------------------
 
+    def wants(self, item: Item, bands: Sequence[str]) -> Sequence[Want]:
+        """Return the bands and the classification as whole files: ranges of a JPEG 2000 file are no picture."""
+        return [Want(asset=want.asset, how="whole") for want in super().wants(item, bands)]
+
     def locate(self, href: str) -> ObjectRef:
         """Return bucket and key of an href; of a product's folder, not of a file in it.
 
@@ -282,11 +293,17 @@ class SentinelHub(BaseProvider):
         if store_id != STORE_ID:
             raise HrefRefusedError(
                 "not a store of this provider",
-                subject=f"sentinel_hub {store_id[:80]!r}",
+                subject=f"{self.key} {store_id[:80]!r}",
                 action="use the id from locate()",
             )
         if not all(self._credentials.get(field.name) for field in KEYS):
-            raise missing(self.key, _WITH_KEYS, subject="sentinel_hub, source: safe")
+            raise missing("sentinel_hub", _WITH_KEYS, subject=f"{self.key}, source: safe")
+        with self._lock:
+            if self._opened is None:
+                self._opened = self._open()
+            return self._opened
+
+    def _open(self) -> ObjectStore:
         endpoint = self._endpoints.get(BUCKET, Endpoint())
         options = {
             "access_key_id": self._credentials["access_key"].reveal(),
@@ -341,11 +358,12 @@ class SentinelHubProcess(SentinelHub):
 
         def perform(dest: Path) -> Rendered:
             if self._api is None:
-                raise missing(self.key, LOGIN)
+                raise missing("sentinel_hub", LOGIN, subject=self.key)
             return self._api.make(grid, bodies, len(bands), dest)
 
         return RenderRequest(
             canonical=f"sentinel-hub-process://{COLLECTION}/{identity}",
+            service=API_URL,
             items=ids,
             bands=chosen,
             expected_bytes=grid.width * grid.height * len(bands) * 2,

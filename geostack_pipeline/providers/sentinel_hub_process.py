@@ -236,6 +236,7 @@ class ProcessApi:
             IntegrityError: What came is no GeoTIFF of the grid asked for.
         """
         moved = requests = 0
+        empty = True
         parts: list[tuple[Block, Path]] = []
         try:
             for number, (block, body) in enumerate(bodies):
@@ -243,14 +244,14 @@ class ProcessApi:
                 parts.append((block, part))
                 received, sent = self._fetch(body, part)
                 moved, requests = moved + received, requests + sent
-                self._check(part, grid, block, bands)
+                empty = self._check(part, grid, block, bands) and empty
             if len(parts) > 1:
                 _join(parts, grid, bands, dest)
         finally:
             for _, part in parts:
                 if part != dest:
                     part.unlink(missing_ok=True)
-        return Rendered(size=dest.stat().st_size, bytes_moved=moved, requests=requests)
+        return Rendered(size=dest.stat().st_size, bytes_moved=moved, requests=requests, empty=empty)
 
     def _fetch(self, body: Mapping[str, Any], dest: Path) -> tuple[int, int]:
         """Write one answer to a file; returns bytes received and requests made."""
@@ -338,8 +339,8 @@ class ProcessApi:
             action="check the areas, bands and the url of endpoint sh-api; use `source: safe` to go without it",
         )
 
-    def _check(self, file: Path, grid: PixelGrid, block: Block, bands: int) -> None:
-        """Hold an answer to what was asked for: size, bands, type and place."""
+    def _check(self, file: Path, grid: PixelGrid, block: Block, bands: int) -> bool:
+        """Hold an answer to what was asked for: size, bands, type and place; returns whether no pixel has data."""
         import rasterio  # noqa: PLC0415 - GDAL takes long to import, and a search needs none of it
         from rasterio.errors import RasterioError  # noqa: PLC0415
 
@@ -354,8 +355,9 @@ class ProcessApi:
                 )
                 placed = placed and raster.crs is not None and raster.crs.to_epsg() == int(grid.crs[5:])
                 # Reads all of it: a picture that was cut in half still has its header.
+                empty = True
                 for _, window in raster.block_windows(1):
-                    raster.read(window=window)
+                    empty = not raster.read(window=window).any() and empty
         except (RasterioError, ValueError) as error:
             raise IntegrityError(
                 "the answer of the Process API is no whole GeoTIFF",
@@ -372,6 +374,7 @@ class ProcessApi:
                 + ("" if placed else ", elsewhere"),
                 action="run again; if it stays, use `source: safe`",
             )
+        return empty
 
     def _subject(self) -> str:
         return f"{self._provider} Process API"

@@ -8,7 +8,7 @@ second fetch of the same asset and crop finds them and moves nothing.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -16,8 +16,10 @@ from typing import Any
 import polars as pl
 
 from geostack_pipeline.errors import IntegrityError
-from geostack_pipeline.providers.contract import Provider
+from geostack_pipeline.providers.contract import Item, Provider
+from geostack_pipeline.stages import ledger
 from geostack_pipeline.stages.fetching import Fetcher
+from geostack_pipeline.stages.pictures import Shot, Studio, distinct, rendering_of, shots
 from geostack_pipeline.stages.progress import Event, emit
 from geostack_pipeline.stages.scenes import parquet_bytes
 from geostack_pipeline.stages.traffic import Traffic
@@ -68,12 +70,15 @@ SKIPPED_SCHEMA: Mapping[str, Any] = {
 
 def base(ws: Workspace, provider: Provider, selected_version: str) -> str:
     """Return what a selection and the settings lead to, before any change of bytes at the source."""
+    rendering = rendering_of(provider)
     return version_of(
         {
             "code": CODE_VERSION,
             "selected": selected_version,
             "bands": sorted(ws.provider_settings(provider.key).bands),
             "grids": [[area.name, *area.bbox, area.resolution_m, area.crs] for area in ws.areas],
+            # Only there where pixels come from a service, so that the versions of all others stay as they were.
+            **({"rendering": rendering} if rendering is not None else {}),
         }
     )
 
@@ -94,8 +99,8 @@ def build(
             if candidate is not None and candidate.meta.get("base") == target and _cached(ws, candidate):
                 ws.artifacts.point(candidate, run_id=ws.run_id)
                 return Outcome(snapshot=candidate, reused=True, checks=_checks(ws, candidate))
-    traffic = Traffic()
-    rows, skipped = _fetch(ws, provider, day, selected, traffic, refresh=refresh)
+    with ledger.recording(ws, provider.key, day, "fetch") as traffic:
+        rows, skipped = _fetch(ws, provider, day, selected, traffic, refresh=refresh)
     changed: dict[str, str] = {}
     if current is not None and current.meta.get("base") == target:
         changed = {**current.meta.get("changed", {}), **_changes(current, rows)}
@@ -139,12 +144,28 @@ def _changes(snapshot: Snapshot, rows: Sequence[Mapping[str, Any]]) -> dict[str,
 def _fetch(
     ws: Workspace, provider: Provider, day: str, selected: Snapshot, traffic: Traffic, *, refresh: bool
 ) -> tuple[list[dict[str, Any]], list[Skipped]]:
-    wanted, skipped = wishes(ws, provider, selected)
-    rows: list[dict[str, Any]] = []
-
     def report(moved: int) -> None:
         emit(Event(provider=provider.key, stage=NAME, day=day, status="moved", info={"bytes": moved}))
 
+    fetch = _pictures if rendering_of(provider) is not None else _files
+    rows, skipped = fetch(ws, provider, selected, traffic, report, refresh=refresh)
+    incomplete = {(area, item) for area, item, *_ in skipped}
+    rows = [row for row in rows if (row["area"], row["item_id"]) not in incomplete]
+    rows.sort(key=lambda row: (row["area"], row["item_id"], row["asset"]))
+    return rows, sorted(set(skipped))
+
+
+def _files(
+    ws: Workspace,
+    provider: Provider,
+    selected: Snapshot,
+    traffic: Traffic,
+    report: Callable[[int], None],
+    *,
+    refresh: bool,
+) -> tuple[list[dict[str, Any]], list[Skipped]]:
+    wanted, skipped = wishes(ws, provider, selected)
+    rows: list[dict[str, Any]] = []
     with (
         tempfile.TemporaryDirectory(prefix="geostack-") as scratch,
         ThreadPoolExecutor(FETCH_THREADS) as pool,
@@ -170,23 +191,79 @@ def _fetch(
             for _, job in jobs:
                 job.cancel()
             raise
-    incomplete = {(area, item) for area, item, *_ in skipped}
-    rows = [row for row in rows if (row["area"], row["item_id"]) not in incomplete]
-    rows.sort(key=lambda row: (row["area"], row["item_id"], row["asset"]))
-    return rows, sorted(set(skipped))
+    return rows, skipped
+
+
+def _pictures(
+    ws: Workspace,
+    provider: Provider,
+    selected: Snapshot,
+    traffic: Traffic,
+    report: Callable[[int], None],
+    *,
+    refresh: bool,  # noqa: ARG001 - what makes another picture is another request
+) -> tuple[list[dict[str, Any]], list[Skipped]]:
+    wanted, skipped = shots(ws, provider, selected)
+    rows: list[dict[str, Any]] = []
+    with (
+        tempfile.TemporaryDirectory(prefix="geostack-") as scratch,
+        ThreadPoolExecutor(FETCH_THREADS) as pool,
+    ):
+        studio = Studio(ws, provider, Path(scratch), traffic, moved=report)
+        jobs = {key: pool.submit(studio.take, shot) for key, shot in distinct(wanted).items()}
+        try:
+            for shot in wanted:
+                blob = jobs[shot.key].result()
+                if blob.extra.get("empty"):
+                    reason = (
+                        "no overlap",
+                        "the picture shows no data, though the footprint reaches the area",
+                    )
+                    skipped.append((shot.area, shot.item["id"], ",".join(shot.request.bands), *reason))
+                else:
+                    rows += _picture_rows(shot, blob)
+        except BaseException:
+            for job in jobs.values():
+                job.cancel()
+            raise
+    return rows, skipped
 
 
 def _row(wish: Wish, blob: Blob) -> dict[str, Any]:
-    properties = wish.item["properties"]
-    asset = wish.item["assets"][wish.asset]
-    band = (asset.get("raster:bands") or [{}])[0]
+    band = (wish.item["assets"][wish.asset].get("raster:bands") or [{}])[0]
+    return {
+        **_about(wish.area, wish.item, wish.coverage, blob),
+        "asset": wish.asset,
+        "band": 1,
+        "scale": float(band.get("scale", 1.0)),
+        "offset": float(band.get("offset", 0.0)),
+        "nodata": band.get("nodata"),
+    }
+
+
+def _picture_rows(shot: Shot, blob: Blob) -> list[dict[str, Any]]:
+    """Return a row per band: they lie side by side in one file."""
+    return [
+        {
+            **_about(shot.area, shot.item, shot.coverage, blob),
+            "asset": asset,
+            "band": band.index,
+            "scale": band.radiometry.scale,
+            "offset": band.radiometry.offset,
+            "nodata": band.radiometry.nodata,
+        }
+        for asset, band in shot.request.bands.items()
+    ]
+
+
+def _about(area: str, item: Item, coverage: float, blob: Blob) -> dict[str, Any]:
+    properties = item["properties"]
     sun = properties.get("view:sun_elevation")
     return {
-        "area": wish.area,
-        "item_id": wish.item["id"],
-        "collection": wish.item["collection"],
+        "area": area,
+        "item_id": item["id"],
+        "collection": item["collection"],
         "scene": properties["geostack:scene"],
-        "asset": wish.asset,
         "canonical": blob.origin,
         "blob": blob.path,
         "sha256": blob.sha256,
@@ -194,17 +271,13 @@ def _row(wish: Wish, blob: Blob) -> dict[str, Any]:
         "source_size": blob.source_size,
         "source_etag": blob.etag,
         "form": blob.extra.get("form"),
-        "band": 1,
-        "scale": float(band.get("scale", 1.0)),
-        "offset": float(band.get("offset", 0.0)),
-        "nodata": band.get("nodata"),
         "datetime": properties["datetime"],
         "platform": properties.get("platform"),
         "relative_orbit": properties.get("sat:relative_orbit"),
         "sun_zenith": 90.0 - sun if sun is not None else None,
         "view_zenith": properties.get("view:incidence_angle"),
         "cloud_cover": properties.get("eo:cloud_cover"),
-        "coverage": wish.coverage,
+        "coverage": coverage,
     }
 
 
@@ -243,11 +316,16 @@ def _write(
                 "changed": dict(changed),
                 "rows": manifest.height,
                 "skipped": len(skipped),
-                "cached_bytes": int(manifest["size"].sum()),
+                "cached_bytes": _bytes(manifest),
                 "whole_bytes": int(manifest.unique(subset=["canonical"])["source_size"].sum()),
             },
             blobs=sorted({str(row["blob"]) for row in rows}),
         )
+
+
+def _bytes(manifest: pl.DataFrame) -> int:
+    """Return the bytes of a manifest's objects, each counted once: several rows may point to one."""
+    return int(manifest.unique(subset=["blob"])["size"].sum())
 
 
 def _cached(ws: Workspace, snapshot: Snapshot) -> bool:
@@ -278,7 +356,7 @@ def _checks(ws: Workspace, snapshot: Snapshot) -> tuple[Check, ...]:
         Check(
             name="cache_integrity",
             passed=True,
-            detail={"objects": manifest["blob"].n_unique(), "bytes": int(manifest["size"].sum())},
+            detail={"objects": manifest["blob"].n_unique(), "bytes": _bytes(manifest)},
         ),
         Check(
             name="assets_complete",

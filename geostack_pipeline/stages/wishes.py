@@ -61,7 +61,7 @@ class Wish:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Target:
+class Target:
     """A scene and the box it is wanted for."""
 
     area: str
@@ -81,7 +81,7 @@ def wishes(ws: Workspace, provider: Provider, selected: Snapshot) -> tuple[list[
     bands = ws.provider_settings(provider.key).bands
     wanted: list[Wish] = []
     skipped: list[Skipped] = []
-    for target in _targets(ws, provider, selected):
+    for target in targets(ws, provider, selected):
         wants = provider.wants(target.item, bands)
         assets = target.item["assets"]
         lacking = [want.asset for want in wants if want.required and want.asset not in assets]
@@ -118,7 +118,7 @@ def wishes(ws: Workspace, provider: Provider, selected: Snapshot) -> tuple[list[
     return wanted, skipped
 
 
-def _targets(ws: Workspace, provider: Provider, selected: Snapshot) -> Iterator[_Target]:
+def targets(ws: Workspace, provider: Provider, selected: Snapshot) -> Iterator[Target]:
     """Yield each scene once per area it covers; each granule of a swath once, for all areas it covers."""
     least = ws.provider_settings(provider.key).min_coverage
     coverage = {
@@ -138,7 +138,7 @@ def _targets(ws: Workspace, provider: Provider, selected: Snapshot) -> Iterator[
         for item in items:
             areas = covered[item["id"]]
             if areas:
-                yield _Target(
+                yield Target(
                     area="+".join(area.name for area, _ in areas),
                     bounds=joint_box([area for area, _ in areas]),
                     crs=GEOGRAPHIC,
@@ -151,7 +151,7 @@ def _targets(ws: Workspace, provider: Provider, selected: Snapshot) -> Iterator[
         for item in items:
             for touched, share in covered[item["id"]]:
                 if touched.name == area.name:
-                    yield _Target(area=area.name, bounds=grid.bounds, crs=grid.crs, item=item, coverage=share)
+                    yield Target(area=area.name, bounds=grid.bounds, crs=grid.crs, item=item, coverage=share)
 
 
 def joint_box(areas: Sequence[Area]) -> tuple[float, float, float, float]:
