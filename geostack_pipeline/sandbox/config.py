@@ -10,7 +10,15 @@ from geostack_pipeline.errors import SettingsError
 from geostack_pipeline.sandbox.server.faults import parse_fault
 
 DEFAULT_SEED = 20240601
-PROVIDERS = ("earth_search", "planetary_computer", "cdse", "sentinel_hub")
+PROVIDERS = (
+    "earth_search",
+    "planetary_computer",
+    "cdse",
+    "sentinel_hub",
+    "cmr_stac",
+    "earthaccess",
+    "dlr_geoservice",
+)
 """Catalogs that the sandbox can serve: the keys of ``dialects.DIALECTS``."""
 
 

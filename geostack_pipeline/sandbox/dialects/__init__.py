@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from geostack_pipeline.sandbox.dialects.base import Addresses, Dialect, Publication, StoredObject
 from geostack_pipeline.sandbox.dialects.cdse import CdseDialect
+from geostack_pipeline.sandbox.dialects.cmr_stac import CmrStacDialect
+from geostack_pipeline.sandbox.dialects.dlr_geoservice import DlrGeoserviceDialect
 from geostack_pipeline.sandbox.dialects.earth_search import EarthSearchDialect
+from geostack_pipeline.sandbox.dialects.earthaccess import EarthaccessDialect
 from geostack_pipeline.sandbox.dialects.planetary_computer import PlanetaryComputerDialect
 from geostack_pipeline.sandbox.dialects.sentinel_hub import SentinelHubDialect
 
@@ -13,6 +16,9 @@ DIALECTS: dict[str, type[Dialect]] = {
     "planetary_computer": PlanetaryComputerDialect,
     "cdse": CdseDialect,
     "sentinel_hub": SentinelHubDialect,
+    "cmr_stac": CmrStacDialect,
+    "earthaccess": EarthaccessDialect,
+    "dlr_geoservice": DlrGeoserviceDialect,
 }
 """Provider key -> dialect."""
 
