@@ -33,6 +33,7 @@ SOURCES: dict[str, tuple[str, ...]] = {
     "granules": (
         "stages/granules.py",
         "stages/wishes.py",
+        "stages/pictures.py",
         "stages/fetching.py",
         "catalog/scene_table.py",
         "raster/*.py",
@@ -40,6 +41,7 @@ SOURCES: dict[str, tuple[str, ...]] = {
     ),
     "cube": ("stages/cube.py", "cube/*.py", "raster/*.py"),
     "methane": ("stages/methane.py", "methane/*.py", "cube/write*.py", "data/ch4_sentinel2.csv"),
+    "plumes": ("stages/plumes.py", "methane/plume_table.py"),
 }
 """Stage -> files whose change can change its results."""
 

@@ -17,7 +17,7 @@ from geostack_pipeline.orchestration.build import build_definitions
 from geostack_pipeline.orchestration.instance import shared_instance
 from geostack_pipeline.orchestration.launch import Launcher, LaunchReport
 from geostack_pipeline.settings import SETTINGS_VARIABLE, Settings, load_settings, settings_path
-from geostack_pipeline.stages import cube
+from geostack_pipeline.stages import cube, plumes
 from geostack_pipeline.stages.plan import STAGES, Plan, day_range, make_plan, stages_of
 from geostack_pipeline.stages.progress import Event, listening
 from geostack_pipeline.stages.workspace import Workspace, asset_name, open_workspace, parse_day
@@ -43,6 +43,8 @@ def run_range(
     catalog = settings.build_provider(provider)
     stages = stages_of(catalog.product, until)
     defs = build_definitions(settings, file)
+    if until is None and catalog.product.methane:
+        stages = (*stages, plumes.NAME)
     with shared_instance() as instance, _progress(provider, days, stages, quiet=quiet) as on_plan:
         report = Launcher(defs, instance, ws, catalog).run(
             days, until=until, refresh=refresh, on_plan=on_plan
@@ -105,7 +107,7 @@ def _progress(provider: str, days: Sequence[str], stages: Sequence[str], *, quie
 
     def follow(event: Event) -> None:
         nonlocal moved
-        if event.provider != provider or event.stage not in tasks:
+        if event.provider not in {provider, ""} or event.stage not in tasks:
             return
         if event.status == "moved":
             moved += int(event.info.get("bytes", 0))

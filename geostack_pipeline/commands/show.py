@@ -10,6 +10,7 @@ import polars as pl
 from geostack_pipeline.commands.console import Exit, console, print_json, size, table
 from geostack_pipeline.reading import find_artifact
 from geostack_pipeline.settings import load_settings
+from geostack_pipeline.stages.columns import first_columns
 from geostack_pipeline.stages.workspace import Workspace, open_workspace
 from geostack_pipeline.storage.snapshot import Snapshot
 
@@ -114,18 +115,11 @@ def _version(ws: Workspace, snapshot: Snapshot, name: str | None, *, as_json: bo
     console.print(shown)
     opened = snapshot.open(name)
     if isinstance(opened, pl.DataFrame):
-        # Geometries as bytes (also under a type of their own) and nested columns say nothing on a terminal.
-        flat = opened.select(
-            [
-                name
-                for name, dtype in opened.schema.items()
-                if not dtype.is_nested() and "Binary" not in str(dtype)
-            ]
-        )
+        flat = first_columns(opened, name or snapshot.asset.rpartition("/")[2])
         with pl.Config(
             tbl_width_chars=console.width,
             tbl_rows=20,
-            tbl_cols=8,
+            tbl_cols=10,
             tbl_hide_dataframe_shape=False,
             fmt_str_lengths=60,
         ):

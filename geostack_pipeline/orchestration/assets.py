@@ -1,4 +1,4 @@
-"""The asset graph: up to five assets per provider, one partition per UTC date, made by one factory.
+"""The asset graph: up to five assets per provider and the plumes over all of them, one partition per UTC date.
 
 Annotations are evaluated in this module: Dagster reads the config type of a body from the object, not from a string.
 """
@@ -6,7 +6,7 @@ Annotations are evaluated in this module: Dagster reads the config type of a bod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from datetime import date
+from datetime import date, timedelta
 from typing import Any
 
 import dagster as dg
@@ -17,7 +17,7 @@ from geostack_pipeline.orchestration.io_managers import ALLOW_MISSING
 from geostack_pipeline.orchestration.metadata import day_metadata
 from geostack_pipeline.orchestration.recording import DayResult, input_tags, record_days
 from geostack_pipeline.providers.contract import Product, Provider
-from geostack_pipeline.stages import cube, granules, methane, scenes, selected
+from geostack_pipeline.stages import cube, granules, methane, plumes, scenes, selected
 from geostack_pipeline.stages.plan import stages_of
 from geostack_pipeline.stages.progress import Event, Status, emit
 from geostack_pipeline.stages.workspace import Outcome, Workspace, asset_name, require
@@ -112,9 +112,29 @@ _STAGES = (
     ),
 )
 
+_PLUMES = _Stage(
+    name=plumes.NAME,
+    io_manager="tables",
+    kinds=frozenset({"parquet", "geospatial"}),
+    code_version=plumes.CODE_VERSION,
+    description="The plume candidates of this date over all providers, one row per physical plume: what several "
+    "catalogs or neighbouring scenes of one overpass show is counted once, and every candidate is kept as a member.",
+    checks={
+        "one_row_per_plume": "No two rows are candidates of one pass with outlines that meet.",
+        "members_accounted_for": "Every candidate of every provider is a member of exactly one plume.",
+    },
+)
 
-def partitions(start: date) -> dg.DailyPartitionsDefinition:
-    """Return the daily UTC partitions that all providers share, today's included: its list is asked again tomorrow."""
+
+def partitions(start: date, end: date | None = None) -> dg.DailyPartitionsDefinition:
+    """Return the daily UTC partitions that all providers share.
+
+    Without an end today's is included: its list is asked again tomorrow.
+    """
+    if end is not None:
+        return dg.DailyPartitionsDefinition(
+            start_date=start.isoformat(), end_date=(end + timedelta(days=1)).isoformat()
+        )
     return dg.DailyPartitionsDefinition(start_date=start.isoformat(), end_offset=1)
 
 
@@ -133,22 +153,27 @@ def provider_assets(
 
 
 def _decorate(
-    key: str, days: dg.DailyPartitionsDefinition, stage: _Stage, ins: Mapping[str, dg.AssetIn]
+    key: str,
+    days: dg.DailyPartitionsDefinition,
+    stage: _Stage,
+    ins: Mapping[str, dg.AssetIn],
+    deps: Sequence[dg.AssetKey] = (),
 ) -> Any:
-    asset_key = dg.AssetKey([key, stage.name])
+    asset_key = dg.AssetKey(_path(key, stage.name))
     return dg.asset(
         key=asset_key,
         ins=dict(ins),
+        deps=list(deps),
         partitions_def=days,
         backfill_policy=dg.BackfillPolicy.single_run(),
         io_manager_key=stage.io_manager,
-        required_resource_keys={"workspace", key},
+        required_resource_keys={"workspace", key} if key else {"workspace"},
         code_version=stage.code_version,
         group_name=stage.name,
         kinds=set(stage.kinds),
         owners=OWNERS,
         description=stage.description,
-        tags={"geostack/provider": key, "geostack/stage": stage.name},
+        tags={"geostack/stage": stage.name, **({"geostack/provider": key} if key else {})},
         check_specs=[
             # With partitions of its own, a check shows each date's evaluation under its date in the UI.
             dg.AssetCheckSpec(name, asset=asset_key, description=text, partitions_def=days)
@@ -163,7 +188,9 @@ def _upstream(key: str, stage: str) -> dict[str, dg.AssetIn]:
 
 def _scenes(key: str, days: dg.DailyPartitionsDefinition, stage: _Stage) -> dg.AssetsDefinition:
     def body(context: dg.AssetExecutionContext, config: StageConfig) -> Iterator[Any]:
-        def one(ws: Workspace, provider: Provider, day: str) -> Outcome:
+        provider = _provider(context, key)
+
+        def one(ws: Workspace, day: str) -> Outcome:
             return scenes.build(ws, provider, day, refresh=config.refresh)
 
         yield from _run(context, key, stage, config, one)
@@ -177,7 +204,9 @@ def _selected(key: str, days: dg.DailyPartitionsDefinition, stage: _Stage) -> dg
         config: StageConfig,
         scenes: dict[str, Snapshot],
     ) -> Iterator[Any]:
-        def one(ws: Workspace, provider: Provider, day: str) -> Outcome:
+        provider = _provider(context, key)
+
+        def one(ws: Workspace, day: str) -> Outcome:
             return selected.build(ws, provider, day, _input(ws, key, "scenes", day, scenes))
 
         yield from _run(context, key, stage, config, one)
@@ -191,7 +220,9 @@ def _granules(key: str, days: dg.DailyPartitionsDefinition, stage: _Stage) -> dg
         config: StageConfig,
         selected: dict[str, Snapshot],
     ) -> Iterator[Any]:
-        def one(ws: Workspace, provider: Provider, day: str) -> Outcome:
+        provider = _provider(context, key)
+
+        def one(ws: Workspace, day: str) -> Outcome:
             source = _input(ws, key, "selected", day, selected)
             return granules.build(ws, provider, day, source, refresh=config.refresh)
 
@@ -206,7 +237,9 @@ def _cube(key: str, days: dg.DailyPartitionsDefinition, stage: _Stage) -> dg.Ass
         config: StageConfig,
         granules: dict[str, Snapshot],
     ) -> Iterator[Any]:
-        def one(ws: Workspace, provider: Provider, day: str) -> Outcome:
+        provider = _provider(context, key)
+
+        def one(ws: Workspace, day: str) -> Outcome:
             return cube.build(ws, provider, day, _input(ws, key, "granules", day, granules))
 
         yield from _run(context, key, stage, config, one)
@@ -222,13 +255,36 @@ def _methane(key: str, days: dg.DailyPartitionsDefinition, stage: _Stage) -> dg.
         config: StageConfig,
         cube: dict[str, Snapshot],
     ) -> Iterator[Any]:
-        def one(ws: Workspace, provider: Provider, day: str) -> Outcome:
+        provider = _provider(context, key)
+
+        def one(ws: Workspace, day: str) -> Outcome:
             own = _input(ws, key, "cube", day, cube)
             return methane.build(ws, provider, day, own, methane.references(ws, provider, day))
 
         yield from _run(context, key, stage, config, one)
 
     return _decorate(key, days, stage, _upstream(key, "cube"))(body)  # type: ignore[no-any-return]
+
+
+def plumes_asset(providers: Sequence[str], days: dg.DailyPartitionsDefinition) -> dg.AssetsDefinition:
+    """Return the asset that counts the plumes of these providers."""
+    # Read from the store, not handed over: a provider that has nothing for a date must not stop the others.
+    deps = [dg.AssetKey([key, methane.NAME]) for key in providers]
+
+    def body(context: dg.AssetExecutionContext, config: StageConfig) -> Iterator[Any]:
+        yield from _run(context, "", _PLUMES, config, plumes.build)
+
+    return _decorate("", days, _PLUMES, {}, deps)(body)  # type: ignore[no-any-return]
+
+
+def _provider(context: dg.AssetExecutionContext, key: str) -> Provider:
+    provider: Provider = getattr(context.resources, key).provider()
+    return provider
+
+
+def _path(key: str, stage: str) -> list[str]:
+    """Return the parts of the key of a stage's asset; without a provider for what is over all of them."""
+    return [key, stage] if key else [stage]
 
 
 def _input(ws: Workspace, key: str, stage: str, day: str, loaded: Mapping[str, Snapshot]) -> Snapshot:
@@ -251,19 +307,18 @@ def _run(
     key: str,
     stage: _Stage,
     config: StageConfig,
-    one: Callable[[Workspace, Provider, str], Outcome],
+    one: Callable[[Workspace, str], Outcome],
 ) -> Iterator[Any]:
     """Try every date of the run, record the finished ones, then fail naming the rest."""
     tags = input_tags(context)
     ws: Workspace = context.resources.workspace.open(run_id=context.run.run_id, pins=config.pins)
-    provider: Provider = getattr(context.resources, key).provider()
     done: dict[str, DayResult] = {}
     failed: dict[str, str] = {}
 
     def attempt(day: str) -> _Tried:
         emit(Event(provider=key, stage=stage.name, day=day, status="started"))
         try:
-            outcome = one(ws, provider, day)
+            outcome = one(ws, day)
             require(outcome.snapshot, outcome.checks)
             # Inside the guard too: a picture that cannot be read is that date's failure, not the range's.
             metadata = day_metadata(stage.name, outcome)
@@ -301,7 +356,9 @@ def _run(
             failed[day] = str(result)
             context.log.error("%s: %s", day, result)
         else:
-            failed[day] = f"{asset_name(key, stage.name)} {day}: unexpected {type(result).__name__}: {result}"
+            failed[day] = (
+                f"{'/'.join(_path(key, stage.name))} {day}: unexpected {type(result).__name__}: {result}"
+            )
             context.log.error("%s: unexpected error", day, exc_info=result)
         emit(Event(provider=key, stage=stage.name, day=day, status="failed", error=failed[day]))
     yield from record_days(context, tags, stage.code_version, done, failed)

@@ -6,7 +6,7 @@ import warnings
 
 import dagster as dg
 
-from geostack_pipeline.orchestration.assets import partitions, provider_assets
+from geostack_pipeline.orchestration.assets import partitions, plumes_asset, provider_assets
 from geostack_pipeline.orchestration.io_managers import TableIOManager, TreeIOManager
 from geostack_pipeline.orchestration.jobs import provider_job, provider_schedule
 from geostack_pipeline.orchestration.resources import WorkspaceResource, provider_resource
@@ -20,7 +20,7 @@ def build_definitions(settings: Settings, settings_file: str = "") -> dg.Definit
         settings: Decides which providers and partitions there are.
         settings_file: File that resources read at run time; empty takes the environment's or the working folder's.
     """
-    days = partitions(settings.start_date)
+    days = partitions(settings.start_date, settings.end_date)
     keys = list(settings.providers)
     products = {key: settings.provider_spec(key).product for key in keys}
     jobs = {key: provider_job(key, products[key]) for key in keys}
@@ -30,6 +30,9 @@ def build_definitions(settings: Settings, settings_file: str = "") -> dg.Definit
         warnings.simplefilter("ignore", dg.BetaWarning)
         warnings.simplefilter("ignore", dg.PreviewWarning)
         assets = [asset for key in keys for asset in provider_assets(key, days, products[key])]
+        detecting = [key for key in keys if products[key].methane]
+        if detecting:
+            assets.append(plumes_asset(detecting, days))
     return dg.Definitions(
         assets=assets,
         jobs=list(jobs.values()),

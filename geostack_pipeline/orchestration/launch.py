@@ -11,6 +11,7 @@ from dagster import DagsterInstance
 
 from geostack_pipeline.orchestration.assets import StageConfig
 from geostack_pipeline.providers.contract import Provider
+from geostack_pipeline.stages import plumes
 from geostack_pipeline.stages.plan import STAGES, Plan, contiguous, make_plan, stages_of
 from geostack_pipeline.stages.progress import Event, listening
 from geostack_pipeline.stages.workspace import Workspace
@@ -68,7 +69,9 @@ class Launcher:
         """
         failed: dict[str, str] = {}
         chain = stages_of(self._provider.product, until)
-        built: dict[str, set[str]] = {stage: set() for stage in STAGES}
+        if until is None and self._provider.product.methane:
+            chain = (*chain, plumes.NAME)
+        built: dict[str, set[str]] = {stage: set() for stage in (*STAGES, plumes.NAME)}
         stats: dict[str, float] = {}
         run_ids: list[str] = []
 
@@ -125,7 +128,7 @@ class Launcher:
             before = set(failed)
             result = self._job.execute_in_process(
                 instance=self._instance,
-                asset_selection=[dg.AssetKey([self._provider.key, stage]) for stage in stages],
+                asset_selection=[dg.AssetKey(self._path(stage)) for stage in stages],
                 tags={RANGE_START: first, RANGE_END: last, "geostack/provider": self._provider.key},
                 run_config=self._config(stages, refresh=refresh),
                 raise_on_error=False,
@@ -140,10 +143,14 @@ class Launcher:
                         failed[day] = _reason(result)
         return run_ids
 
+    def _path(self, stage: str) -> list[str]:
+        """Return the parts of the key of a stage's asset."""
+        return [stage] if stage == plumes.NAME else [self._provider.key, stage]
+
     def _config(self, stages: Sequence[str], *, refresh: bool) -> dict[str, Any]:
         config = StageConfig(refresh=refresh, pins=dict(self._ws.pins)).model_dump()
         return {
-            "ops": {f"{self._provider.key}__{stage}": {"config": config} for stage in stages},
+            "ops": {"__".join(self._path(stage)): {"config": config} for stage in stages},
             # The command line tells its own story; errors reach it through the report.
             "loggers": {"console": {"config": {"log_level": "CRITICAL"}}},
         }

@@ -14,6 +14,7 @@ import polars as pl
 from PIL import Image
 
 from geostack_pipeline.stages import cube, methane
+from geostack_pipeline.stages.columns import first_columns
 from geostack_pipeline.stages.workspace import Outcome
 from geostack_pipeline.storage.snapshot import Snapshot
 
@@ -24,12 +25,6 @@ PICTURE_PIXELS = 560
 """Longest side of a picture in the event log; the full one lies beside the data."""
 PICTURE_QUALITY = 80
 """WebP: 16 kB for a quicklook, a quarter of a PNG with a palette, which also loses the rare colours of a plume."""
-
-_COLUMNS: Mapping[str, tuple[str, ...]] = {
-    "scenes": ("id", "datetime", "platform", "eo:cloud_cover", "processing:baseline", "geostack:scene"),
-    "selected": ("id", "datetime", "eo:cloud_cover", "geostack:scene"),
-    "granules": ("area", "item_id", "asset", "form", "size", "source_size"),
-}
 
 
 def day_metadata(stage: str, outcome: Outcome) -> dict[str, Any]:
@@ -48,21 +43,35 @@ def day_metadata(stage: str, outcome: Outcome) -> dict[str, Any]:
     table = _table(stage, snapshot)
     if snapshot.kind == "table":
         entries["dagster/column_schema"] = _schema(table)
-        table = table.select([name for name in _COLUMNS[stage] if name in table.columns])
+        table = first_columns(table, stage)
     if table.height:
         entries["table"] = dg.MetadataValue.md(markdown(table))
     picture = _picture(snapshot)
     if picture is not None:
         entries["picture"] = dg.MetadataValue.md(f"![{stage} {snapshot.partition}]({data_uri(picture)})")
-    for key in ("rejected", "dropped", "skipped", "plumes", "matched"):
+    for key in ("rejected", "dropped", "skipped", "plumes", "members", "matched"):
         if isinstance(snapshot.meta.get(key), int):
             entries[key] = snapshot.meta[key]
+    stores = outcome.stats.get("stores")
+    if stores:
+        entries["run/hosts"] = dg.MetadataValue.md(markdown(pl.DataFrame(_by_host(stores))))
     for key, value in outcome.stats.items():
+        if key == "stores":
+            continue
         # A number that the artifact itself tells, or an empty list, says nothing about the run.
         if value in (None, "", [], {}) or entries.get(key) == value:
             continue
         entries[f"run/{key}"] = value if isinstance(value, int | float | str) else str(value)
     return entries
+
+
+def _by_host(stores: Mapping[str, Mapping[str, int]]) -> list[dict[str, Any]]:
+    """Return what the run moved for this date, one row per host or bucket."""
+    names = {"requests": "requests", "bytes": "bytes_moved", "cache hits": "cache_hits", "fetched": "fetched"}
+    return [
+        {"host": host, **{title: counts[name] for title, name in names.items()}}
+        for host, counts in stores.items()
+    ]
 
 
 def markdown(frame: pl.DataFrame) -> str:
@@ -98,6 +107,8 @@ def _cell(value: Any) -> str:
     if isinstance(value, datetime):
         utc = value.astimezone(UTC) if value.tzinfo else value
         return utc.strftime("%Y-%m-%dT%H:%M:%S")
+    if isinstance(value, list):
+        value = ", ".join(map(str, value))
     return _ACTIVE.sub(r"\\\1", " ".join(str(value).split()))
 
 

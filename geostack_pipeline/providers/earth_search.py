@@ -241,12 +241,12 @@ def explain(code: str) -> str:
 class EarthSearch(BaseProvider):
     """The Earth Search catalog; implements :class:`~geostack_pipeline.providers.contract.Provider`."""
 
-    key = "earth_search"
     product = sentinel2.PRODUCT
 
     def __init__(
         self,
         *,
+        key: str = "earth_search",
         url: str = URL,
         collections: Sequence[str] = ("sentinel-2-l2a",),
         endpoints: Mapping[str, Endpoint] | None = None,
@@ -255,6 +255,7 @@ class EarthSearch(BaseProvider):
         """Set up; nothing is requested.
 
         Args:
+            key: Name in settings and asset keys.
             url: Root of the STAC API, without a trailing slash.
             collections: Any of ``sentinel-2-l2a`` and ``sentinel-2-c1-l2a``.
             endpoints: Bucket -> where it answers; buckets not named answer at AWS.
@@ -263,6 +264,7 @@ class EarthSearch(BaseProvider):
         Raises:
             SettingsError: A collection or a bucket that this provider does not read.
         """
+        self.key = key
         for collection in collections:
             if collection not in BUCKETS:
                 raise SettingsError(
@@ -365,7 +367,7 @@ def _second(moment: datetime) -> str:
 
 def _build(config: ProviderConfig) -> EarthSearch:
     refuse_options(config)
-    given: dict[str, Any] = {"endpoints": config.endpoints}
+    given: dict[str, Any] = {"key": config.key, "endpoints": config.endpoints}
     if config.url:
         given["url"] = config.url
     if config.collections:

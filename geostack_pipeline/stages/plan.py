@@ -9,7 +9,7 @@ from typing import Literal
 
 from geostack_pipeline.errors import SettingsError
 from geostack_pipeline.providers.contract import Product, Provider
-from geostack_pipeline.stages import cube, granules, methane, scenes, selected
+from geostack_pipeline.stages import cube, granules, methane, plumes, scenes, selected
 from geostack_pipeline.stages.workspace import Workspace, asset_name, parse_day
 
 STAGES = ("scenes", "selected", "granules", "cube", "methane")
@@ -81,6 +81,14 @@ def day_range(ws: Workspace, first: str, last: str) -> list[str]:
             found=f"start_date {ws.settings.start_date}",
             action="choose a later date or move start_date in the settings",
         )
+    final = ws.settings.end_date
+    if final is not None and end > final:
+        raise SettingsError(
+            "the date lies after the last partition",
+            subject=f"date {last}",
+            found=f"end_date {final}",
+            action="choose an earlier date or move end_date in the settings",
+        )
     if end > today:
         raise SettingsError(
             "the date lies in the future",
@@ -103,7 +111,7 @@ def make_plan(
     """Compare the stored versions of dates with those that their inputs lead to.
 
     Args:
-        until: Last stage that is wanted; None takes the provider's last one.
+        until: Last stage that is wanted; None takes the provider's last one and the plumes of all providers.
         refresh: Treat every scene list as due.
         frozen: Dates whose stored list is taken as it is, because it was asked just now.
     """
@@ -115,6 +123,8 @@ def make_plan(
         if any(step.stage == cube.NAME and step.action != "fresh" for step in chain):
             moving.add(day)
         steps += chain
+        if until is None and provider.product.methane:
+            steps.append(_plumes(ws, day, chain[-1]))
     return Plan(provider=provider.key, steps=tuple(steps))
 
 
@@ -163,6 +173,23 @@ def _day(
             open_end = True
             steps.append(Step(stage=stage, day=day, action="build", reason=reason))
     return steps
+
+
+def _plumes(ws: Workspace, day: str, before: Step) -> Step:
+    """Return the step of the plumes of a date, after the methane of one provider."""
+    if before.action != "fresh":
+        return Step(
+            stage=plumes.NAME, day=day, action="follow", reason="the methane of this provider is to be built"
+        )
+    sources = {key: snapshot.version for key, snapshot in plumes.detections(ws, day).items()}
+    stored = ws.stored(plumes.NAME, day)
+    if stored is None:
+        reason = "never built"
+    elif stored.version == plumes.version(sources):
+        return Step(stage=plumes.NAME, day=day, action="fresh", reason="up to date")
+    else:
+        reason = "the methane of a provider changed"
+    return Step(stage=plumes.NAME, day=day, action="build", reason=reason)
 
 
 def _difference(

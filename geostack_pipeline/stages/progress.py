@@ -16,6 +16,7 @@ class Event:
     """One thing that happened to one date of one stage."""
 
     provider: str
+    """Key of the provider; empty for a stage over all of them."""
     stage: str
     day: str
     status: Status

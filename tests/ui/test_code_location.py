@@ -34,6 +34,7 @@ KINDS = {
     "granules": {"cog", "parquet"},
     "cube": {"zarr", "xarray"},
     "methane": {"jax", "zarr"},
+    "plumes": {"parquet", "geospatial"},
 }
 CHECKS = {
     "scenes": {"scene_list_schema", "scene_list_count"},
@@ -41,6 +42,7 @@ CHECKS = {
     "granules": {"cache_integrity", "assets_complete"},
     "cube": {"valid_fraction", "physical_range"},
     "methane": {"enhancement_range", "reference_found"},
+    "plumes": {"one_row_per_plume", "members_accounted_for"},
 }
 SECRET = "hunter2-of-the-object-store"
 SELECTOR = {"repositoryLocationName": "geostack_pipeline", "repositoryName": "__repository__"}
@@ -125,7 +127,8 @@ def test_the_project_file_does_not_hide_workspace_yaml() -> None:
 def test_workspace_yaml_is_what_loads(repository: dict[str, Any]) -> None:
     assert repository["location"]["name"] == "geostack_pipeline"
     assert {tuple(node["assetKey"]["path"]) for node in repository["assetNodes"]} == {
-        ("earth_search", stage) for stage in STAGES
+        *(("earth_search", stage) for stage in STAGES),
+        ("plumes",),
     }
     named = [job for job in repository["jobs"] if not job["name"].startswith("__")]
     assert [job["name"] for job in named] == ["earth_search_daily"]
@@ -144,13 +147,14 @@ def test_workspace_yaml_is_what_loads(repository: dict[str, Any]) -> None:
     }
 
 
-@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("stage", [*STAGES, "plumes"])
 def test_an_asset_says_what_it_is(stage: str, nodes: dict[str, dict[str, Any]]) -> None:
     node = nodes[stage]
     assert set(node["kinds"]) == KINDS[stage]
     assert node["owners"] == [{"team": "earth-observation"}]
     assert len(node["description"]) > 60
-    assert {"key": "geostack/provider", "value": "earth_search"} in node["tags"]
+    provider = {"key": "geostack/provider", "value": "earth_search"}
+    assert (provider in node["tags"]) == (stage != "plumes")
     assert node["backfillPolicy"]["policyType"] == "SINGLE_RUN"
     assert (
         node["partitionDefinition"]["description"]
@@ -166,7 +170,7 @@ def test_an_asset_says_what_it_is(stage: str, nodes: dict[str, dict[str, Any]]) 
 
 def test_a_stage_depends_on_the_one_before_date_by_date(nodes: dict[str, dict[str, Any]]) -> None:
     assert nodes["scenes"]["dependencies"] == []
-    for before, stage in itertools.pairwise(STAGES):
+    for before, stage in itertools.pairwise([*STAGES, "plumes"]):
         (dependency,) = nodes[stage]["dependencies"]
         assert dependency["asset"]["assetKey"]["path"] == ["earth_search", before]
     # A mapping with an offset would make a backfill of one date launch the dates after it as well.
@@ -176,7 +180,9 @@ def test_a_stage_depends_on_the_one_before_date_by_date(nodes: dict[str, dict[st
 
 
 def test_every_group_holds_assets_of_the_graph(nodes: dict[str, dict[str, Any]]) -> None:
-    assert {stage: node["groupName"] for stage, node in nodes.items()} == {stage: stage for stage in STAGES}
+    assert {stage: node["groupName"] for stage, node in nodes.items()} == {
+        stage: stage for stage in [*STAGES, "plumes"]
+    }
 
 
 def test_no_secret_is_shown(repository: dict[str, Any]) -> None:
