@@ -10,12 +10,16 @@ from pathlib import Path
 
 from rich.markup import escape
 
-from geostack_pipeline.commands.console import Exit, console, errors, print_json, table
+from geostack_pipeline.commands.console import Exit, console, errors, print_json
 from geostack_pipeline.settings import SETTINGS_VARIABLE, load_settings, settings_path
 from geostack_pipeline.stages.health import Finding, examine
 from geostack_pipeline.stages.workspace import parse_day
 
-_SHOWN = {"ok": "[green]ok[/green]", "failed": "[red]failed[/red]", "skipped": "[dim]skipped[/dim]"}
+_SHOWN = {
+    "ok": "[green]ok[/green]     ",
+    "failed": "[red]failed[/red] ",
+    "skipped": "[dim]skipped[/dim]",
+}
 
 
 def doctor_command(
@@ -36,15 +40,15 @@ def doctor_command(
     if as_json:
         print_json({key: [asdict(one) for one in found] for key, found in findings.items()})
         return Exit.FAILED if failed else Exit.OK
-    shown = table(
-        f"{settings_path(settings_file)}: providers on {asked}", "provider", "step", "", "found", "next"
-    )
+    console.print(f"{settings_path(settings_file)}: providers on {asked}", markup=False, soft_wrap=True)
     for key, found in findings.items():
-        for number, one in enumerate(found):
-            shown.add_row(
-                "" if number else key, one.step, _SHOWN[one.state], escape(one.detail), escape(one.action)
-            )
-    console.print(shown)
+        console.print(f"\n[bold]{key}[/bold]")
+        said = ""
+        for one in found:
+            console.print(f"  {one.step:<9}{_SHOWN[one.state]} {escape(one.detail)}", soft_wrap=True)
+            if one.action and one.action != said:
+                console.print(f"           next: {escape(one.action)}", soft_wrap=True)
+            said = one.action or said
     return Exit.FAILED if failed else Exit.OK
 
 
