@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -11,9 +11,12 @@ from typing import Any
 import polars as pl
 import shapely
 
-from geostack_pipeline.commands.console import Exit, console, errors, print_json, table
+from geostack_pipeline.commands.console import Exit, console, errors, print_json, size, table
 from geostack_pipeline.commands.run import print_summary, run_range, summary_rows
 from geostack_pipeline.commands.sandbox import running_sandbox, settings_in_force
+from geostack_pipeline.orchestration.launch import LaunchReport
+from geostack_pipeline.settings import load_settings
+from geostack_pipeline.stages import plumes
 from geostack_pipeline.stages.workspace import Workspace, asset_name
 
 MATCH_METRES = 500.0
@@ -35,34 +38,125 @@ def demo_command(folder: Path, *, seed: int | None, small: bool, as_json: bool) 
     started = time.monotonic()
     if not as_json:
         errors.print(
-            "starting the sandbox: a catalog, a bucket and synthetic scenes on loopback …", style="dim"
+            "starting the sandbox: catalogs, logins, buckets and synthetic scenes on loopback …", style="dim"
         )
-    with running_sandbox(folder, seed=seed, small=small) as (sandbox, file), settings_in_force(file):
-        ready = time.monotonic()
+    with (
+        running_sandbox(folder, seed=seed, small=small) as (sandbox, file),
+        settings_in_force(file, sandbox.credentials()),
+    ):
         first, last = sandbox.days
-        report, ws = run_range("earth_search", first, last, settings_file=file, quiet=as_json)
-        rows = summary_rows(ws, report.provider, report.days)
-        score = score_plumes(ws, report.provider, report.days, sandbox.truth())
-        seconds = time.monotonic() - ready
+        outcomes: list[ProviderOutcome] = []
+        for key in load_settings(file).providers:
+            before = time.monotonic()
+            report, ws = run_range(key, first, last, settings_file=file, quiet=as_json)
+            outcome = ProviderOutcome(
+                report=report, rows=summary_rows(ws, key, report.days), seconds=time.monotonic() - before
+            )
+            outcomes.append(outcome)
+            if not as_json:
+                errors.print(f"{key}: {outcome.sentence()}", style="dim", markup=False)
+        score = score_plumes(ws, "earth_search", outcomes[0].report.days, sandbox.truth())
+        physical = physical_plumes(ws, outcomes[0].report.days)
+    failed = any(outcome.report.failed for outcome in outcomes)
     if as_json:
         print_json(
             {
-                **asdict(report),
-                "dates": rows,
+                "providers": [
+                    {**asdict(one.report), "dates": one.rows, "seconds": round(one.seconds, 2)}
+                    for one in outcomes
+                ],
                 "score": asdict(score),
+                "plumes": asdict(physical),
                 "seconds": round(time.monotonic() - started, 2),
                 "settings": str(file),
             }
         )
-        return Exit.FAILED if report.failed else Exit.OK
-    print_summary(report, rows, seconds)
-    _print_score(score)
+        return Exit.FAILED if failed else Exit.OK
+    print_summary(outcomes[0].report, outcomes[0].rows, outcomes[0].seconds)
+    _print_providers(outcomes)
+    _print_score(score, physical)
     console.print(
         f"\n[dim]total {time.monotonic() - started:.1f} s. Look at it: [/dim]make ui"
         f"[dim], then http://127.0.0.1:3000; pictures and cubes lie under[/dim] {folder}/store",
         soft_wrap=True,
     )
-    return Exit.FAILED if report.failed else Exit.OK
+    return Exit.FAILED if failed else Exit.OK
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProviderOutcome:
+    """What one provider's run came to."""
+
+    report: LaunchReport
+    rows: Sequence[Mapping[str, Any]]
+    """One per date with a scene."""
+    seconds: float
+
+    def total(self, name: str) -> int:
+        """Return the sum of a column over the dates."""
+        return sum(row[name] or 0 for row in self.rows)
+
+    def sentence(self) -> str:
+        """Return the outcome in a few words."""
+        if self.report.failed:
+            return f"{len(self.report.failed)} date(s) failed"
+        what = "nothing to do" if not self.report.launched else f"{self.total('selected')} scene(s)"
+        return f"{what}, {self.seconds:.1f} s"
+
+
+def _print_providers(outcomes: Sequence[ProviderOutcome]) -> None:
+    numbers = (
+        "scenes",
+        "selected",
+        "nodes",
+        "requests",
+        "moved",
+        "whole files",
+        "candidates",
+        "failed",
+        "seconds",
+    )
+    shown = table("all providers", "provider", *numbers, right=numbers)
+    for one in outcomes:
+        stats = one.report.stats
+        methane = any(row["plumes"] is not None for row in one.rows)
+        shown.add_row(
+            one.report.provider,
+            str(one.total("scenes")),
+            str(one.total("selected")),
+            str(sum(len(row["cube"]) for row in one.rows)),
+            f"{stats.get('granules/requests', 0):.0f}",
+            size(stats.get("granules/bytes_moved", 0)),
+            size(one.total("whole_bytes")),
+            str(one.total("plumes")) if methane else "-",
+            str(len(one.report.failed)),
+            f"{one.seconds:.1f}",
+        )
+    console.print()
+    console.print(shown)
+    for one in outcomes[1:]:
+        for day, error in one.report.failed.items():
+            errors.print(f"[red]failed[/red] {one.report.provider} {day}: ", end="")
+            errors.print(error, markup=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PhysicalPlumes:
+    """Candidates of all providers against the plumes that they are."""
+
+    candidates: int
+    plumes: int
+
+
+def physical_plumes(ws: Workspace, days: Sequence[str]) -> PhysicalPlumes:
+    """Return how many candidates of all providers there are, and how many physical plumes."""
+    candidates = physical = 0
+    for day in days:
+        snapshot = ws.artifacts.current(plumes.NAME, day)
+        if snapshot is not None:
+            physical += snapshot.meta["rows"]
+            candidates += snapshot.meta["members"]
+    return PhysicalPlumes(candidates=candidates, plumes=physical)
 
 
 def score_plumes(
@@ -109,7 +203,7 @@ def _matches(outline: shapely.Geometry, plume: dict[str, Any]) -> bool:
     return footprint is not None and bool(outline.intersects(shapely.geometry.shape(footprint)))
 
 
-def _print_score(score: Score) -> None:
+def _print_score(score: Score, physical: PhysicalPlumes) -> None:
     shown = table("against the planted truth", "plumes planted", "found", "missed", "other candidates",
                   right=("plumes planted", "found", "other candidates"))  # fmt: skip
     shown.add_row(
@@ -117,3 +211,7 @@ def _print_score(score: Score) -> None:
     )
     console.print()
     console.print(shown)
+    console.print(
+        f"{physical.candidates} candidate(s) of all providers are {physical.plumes} physical plume(s)",
+        style="dim",
+    )
