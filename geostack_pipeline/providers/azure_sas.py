@@ -224,10 +224,10 @@ class SasLogin:
         """Number of the token that was given last."""
 
     def __call__(self) -> dict[str, Any]:
-        """Return the token; obstore keeps none of them, since they say to end within a minute."""
+        """Return the token; as it says to end now, obstore keeps it for one request and asks here again."""
         token = self._tokens.get(self.account, self.container)
         self.number = token.number
-        return {"sas_token": token.token.reveal(), "expires_at": datetime.now(UTC) + timedelta(minutes=1)}
+        return {"sas_token": token.token.reveal(), "expires_at": datetime.now(UTC)}
 
     def drop(self) -> bool:
         """Forget the token that was given last; returns whether asking again makes sense."""
