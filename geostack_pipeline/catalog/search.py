@@ -209,6 +209,7 @@ class _WindowSearch:
         self._dialect = client.provider.dialect
         self._body = client.provider.search_body(window)
         self._halves = halve(window, floor=self._policy.floor)
+        self._page_size = self._dialect.page_size
         # rustac sends a body of these fields only
         able = self._dialect.walker == "rustac" and self._body.keys() <= _RUSTAC_FIELDS
         self._rustac_faults = 0 if able else _RUSTAC_FAULTS
@@ -342,19 +343,26 @@ class _WindowSearch:
         items: list[Item] = []
         matched: int | None = None
         seen: set[str] = set()
+        size = self._page_size
+        last = 0
         try:
-            async for page in pages(self._client, {**self._body, "limit": self._dialect.page_size}):
+            async for page in pages(self._client, {**self._body, "limit": size}):
                 if not seen:
                     matched = page.matched
                     self._check_size(matched)
                 fresh = {_identity(item) for item in page.items}
                 items += page.items
+                last = len(page.items)
                 if len(fresh) < len(page.items) or fresh & seen:
                     # going on could be endless: the catalog repeats itself
                     return _Walk(items=items, matched=matched, problem="an item that was given twice")
                 seen |= fresh
         except InconsistentWalkError as error:
             return _Walk(items=items, matched=matched, problem=str(error))
+        if matched is None and last >= size > 1:
+            # A full last page may be the end, or a next link that was left out, which two equal walks would both
+            # believe: the next walk asks for pages of another size.
+            self._page_size = size - 1
         return _Walk(items=items, matched=matched)
 
     @property
