@@ -56,6 +56,7 @@ class CatalogClient:
         self.policy = policy
         self.pace = pace
         self.requests = 0
+        self.bytes_moved = 0
         self._renewed = False
         self._sent: Mapping[str, str] = {}
         self._http = httpx.AsyncClient(
@@ -138,6 +139,7 @@ class CatalogClient:
                 try:
                     async for chunk in response.aiter_bytes():
                         data += chunk
+                        self.bytes_moved += len(chunk)
                         if len(data) > MAX_ANSWER_BYTES:
                             raise self._error(
                                 "the answer is too large", found=f"more than {MAX_ANSWER_BYTES} bytes"

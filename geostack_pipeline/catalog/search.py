@@ -47,7 +47,12 @@ class SearchResult:
 
 
 def search(
-    provider: Provider, day: date, areas: Sequence[Area], *, policy: RetryPolicy | None = None
+    provider: Provider,
+    day: date,
+    areas: Sequence[Area],
+    *,
+    policy: RetryPolicy | None = None,
+    done: Callable[[SearchReport], None] | None = None,
 ) -> SearchResult:
     """Return all raw items of a UTC day whose footprint may touch an area, each once.
 
@@ -61,6 +66,7 @@ def search(
         day: UTC date.
         areas: Areas of interest, at least one.
         policy: How patient to be.
+        done: Called with the report at the end, also when an error is the end.
 
     Raises:
         SettingsError: No areas.
@@ -71,7 +77,11 @@ def search(
         CatalogError: It answered with something else than its protocol promises.
     """
     supervisor = _Supervisor(provider, day, areas, policy or RetryPolicy())
-    items = [item for batch in supervisor.batches() for item in batch]
+    try:
+        items = [item for batch in supervisor.batches() for item in batch]
+    finally:
+        if done is not None:
+            done(supervisor.report())
     return SearchResult(items=items, report=supervisor.report())
 
 
@@ -133,7 +143,9 @@ class _Supervisor:
         self._running: set[asyncio.Task[list[Item] | Sequence[SearchWindow]]] = set()
         self._client: CatalogClient | None = None
         self._seen: set[str] = set()
-        self._report = SearchReport(windows=0, requests=0, matched=0, returned=0, retries=0, waited_s=0.0)
+        self._report = SearchReport(
+            windows=0, requests=0, matched=0, returned=0, retries=0, waited_s=0.0, bytes_moved=0
+        )
 
     def batches(self) -> Iterator[list[Item]]:
         """Yield the new items of each window."""
@@ -172,21 +184,28 @@ class _Supervisor:
         await asyncio.gather(*self._running, return_exceptions=True)
         self._running.clear()
         if self._client is not None:
-            self.count(requests=self._client.requests)
+            self.count(requests=self._client.requests, bytes_moved=self._client.bytes_moved)
             await self._client.aclose()
             self._client = None
 
     def count(
-        self, *, windows: int = 0, requests: int = 0, matched: int | None = 0, note: str | None = None
+        self,
+        *,
+        windows: int = 0,
+        requests: int = 0,
+        bytes_moved: int | None = 0,
+        matched: int | None = 0,
+        note: str | None = None,
     ) -> None:
-        """Add to the report; a window without a count leaves the whole search without one."""
-        known = self._report.matched
+        """Add to the report; what a window does not tell, the whole search does not tell."""
+        known, moved = self._report.matched, self._report.bytes_moved
         notes = self._report.notes
         self._report = replace(
             self._report,
             windows=self._report.windows + windows,
             requests=self._report.requests + requests,
             matched=None if known is None or matched is None else known + matched,
+            bytes_moved=None if moved is None or bytes_moved is None else moved + bytes_moved,
             notes=notes if note is None or note in notes else (*notes, note),
         )
 
@@ -289,13 +308,11 @@ class _WindowSearch:
         return await self._walk_pages()
 
     async def _walk_source(self, source: ItemSource) -> _Walk:
-        matched = await ask_source(self._client, lambda: source.count_items(self._window))
-        self._client.requests += 1
-        self._check_size(matched)
-        if matched == 0 and self._dialect.count == "exact":
+        counted = await ask_source(self._client, lambda: source.count_items(self._window))
+        self._check_size(counted.matched)
+        if counted.matched == 0 and self._dialect.count == "exact":
             return _Walk(items=[], matched=0)
         answer = await ask_source(self._client, lambda: source.fetch_items(self._window))
-        self._client.requests += answer.requests
         return _Walk(items=answer.items, matched=answer.matched)
 
     async def _probe(self) -> int | None:
@@ -335,7 +352,7 @@ class _WindowSearch:
             self._pace.retries += 1
             await self._pace.wait(self._policy.backoff(self._rustac_faults))
             return None
-        self._supervisor.count(requests=len(items) // size + 1)
+        self._supervisor.count(requests=len(items) // size + 1, bytes_moved=None)
         problem = f"a list of {len(items)} that does not end" if len(items) >= ceiling else None
         return _Walk(items=items, matched=matched, problem=problem)
 

@@ -24,6 +24,7 @@ from urllib.parse import parse_qs, urlsplit
 import httpx
 
 from geostack_pipeline.errors import AuthError, CatalogUnavailableError, GeostackError
+from geostack_pipeline.providers import logins
 from geostack_pipeline.providers.coerce import parse_time
 from geostack_pipeline.providers.credentials import Secret
 
@@ -142,7 +143,12 @@ class SasTokens:
             headers[KEY_HEADER] = self._key.reveal()
         found = "no answer"
         with httpx.Client(
-            timeout=_TIMEOUT_S, trust_env=False, follow_redirects=False, verify=_trust(), headers=headers
+            timeout=_TIMEOUT_S,
+            trust_env=False,
+            follow_redirects=False,
+            verify=_trust(),
+            headers=headers,
+            event_hooks=logins.HOOKS,
         ) as client:
             for attempt in range(1, _ATTEMPTS + 1):
                 wait = random.uniform(0.0, min(30.0, 0.5 * 2.0**attempt))  # noqa: S311 - no secret depends on it

@@ -26,6 +26,7 @@ from urllib.parse import parse_qs, urljoin, urlsplit
 import httpx
 
 from geostack_pipeline.errors import AuthError, TransferError
+from geostack_pipeline.providers import logins
 from geostack_pipeline.providers.cas_pages import Cause, cause_of, login_form, sentence_of, text_of
 from geostack_pipeline.providers.credentials import Secret
 
@@ -247,6 +248,7 @@ class CasSession:
             follow_redirects=False,
             timeout=TIMEOUT_S,
             headers={"user-agent": "geostack_pipeline", "accept": "text/html, */*"},
+            event_hooks=logins.HOOKS,
         )
 
     def _get(

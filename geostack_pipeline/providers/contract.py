@@ -300,6 +300,8 @@ class ItemsAnswer:
     """Number that the catalog counts for the window; None where it does not count."""
     requests: int
     """Requests that were made."""
+    bytes_moved: int = 0
+    """Bytes that were received."""
 
 
 class SourceFaultError(Exception):
@@ -334,8 +336,8 @@ class ItemSource(Protocol):
     ``AuthError`` and ``CatalogError`` for what will not.
     """
 
-    def count_items(self, window: SearchWindow) -> int | None:
-        """Return how many items the catalog counts for a window, by one small request; None where it cannot."""
+    def count_items(self, window: SearchWindow) -> ItemsAnswer:
+        """Return how many items the catalog counts for a window, and none of them; cheap."""
         ...
 
     def fetch_items(self, window: SearchWindow) -> ItemsAnswer:
@@ -373,4 +375,6 @@ class SearchReport:
     retries: int
     waited_s: float
     """Seconds waited for 429 and 5xx answers."""
+    bytes_moved: int | None = None
+    """Bytes of the answers, decompressed; None where a client walked that does not show them."""
     notes: tuple[str, ...] = field(default=())

@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 import httpx
 
 from geostack_pipeline.errors import AuthError, GeostackError, TransferError
+from geostack_pipeline.providers import logins
 from geostack_pipeline.providers.coerce import parse_time
 from geostack_pipeline.providers.credentials import Secret
 
@@ -235,7 +236,11 @@ def ask(
         wait = min(LONGEST_WAIT_S, 0.5 * 2.0 ** (attempt - 1))
         try:
             with httpx.Client(
-                timeout=TIMEOUT_S, trust_env=False, follow_redirects=False, cookies=cookies
+                timeout=TIMEOUT_S,
+                trust_env=False,
+                follow_redirects=False,
+                cookies=cookies,
+                event_hooks=logins.HOOKS,
             ) as client:
                 answer = client.request(method, url, auth=auth, headers=headers)
         except (httpx.HTTPError, httpx.InvalidURL) as error:

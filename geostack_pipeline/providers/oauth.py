@@ -11,7 +11,7 @@ import random
 import ssl
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from urllib.parse import urlsplit
@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 import httpx
 
 from geostack_pipeline.errors import AuthError, CatalogUnavailableError, SettingsError
+from geostack_pipeline.providers import logins
 from geostack_pipeline.providers.credentials import Secret
 
 TIMEOUT_S = 30.0
@@ -123,7 +124,11 @@ class ClientCredentials:
         """Return a new token and its lifetime in seconds."""
         seen = "no answer"
         with httpx.Client(
-            trust_env=False, follow_redirects=False, timeout=TIMEOUT_S, verify=trust()
+            trust_env=False,
+            follow_redirects=False,
+            timeout=TIMEOUT_S,
+            verify=trust(),
+            event_hooks=logins.HOOKS,
         ) as client:
             for attempt in range(1, ATTEMPTS + 1):
                 asked: float | None = None
@@ -208,10 +213,10 @@ def wait_asked_for(headers: Mapping[str, str], unit_s: float = 1.0) -> float | N
     return min(asked, RETRY_AFTER_CAP_S) if asked >= 0.0 else None
 
 
-def pause(attempt: int, asked: float | None, *, sleep: Callable[[float], None] = time.sleep) -> None:
+def pause(attempt: int, asked: float | None) -> None:
     """Wait before attempt ``attempt + 1``: as long as was asked for, and a random time that doubles (full jitter)."""
     own = random.uniform(0.1, min(10.0, 0.5 * 2.0 ** (attempt - 1)))  # noqa: S311 - no secret
-    sleep(max(own, asked or 0.0))
+    time.sleep(max(own, asked or 0.0))
 
 
 @cache

@@ -26,6 +26,7 @@ from geostack_pipeline.raster.geo import Affine6, georeference, shifted, shifted
 from geostack_pipeline.raster.tiff import Directory, Tag, TiffFile, read_structure
 from geostack_pipeline.raster.tiff_layout import EncodedImage, Layout, lay_out
 from geostack_pipeline.raster.window import Bounds, Window, window_of_bounds
+from geostack_pipeline.storage.ranges import MAX_REQUEST, Meter, plan_spans
 
 if TYPE_CHECKING:
     from obstore.store import ObjectStore
@@ -104,6 +105,13 @@ class CropPlan:
         return sum(stop - start for start, stop in self.ranges)
 
     @property
+    def requests(self) -> int:
+        """Requests that :func:`crop` will make where nothing has to be tried again."""
+        spans = [span for batch in _batched(self.ranges, _PARALLEL) for span in plan_spans(batch, max_gap=0)]
+        made = sum(-(-(stop - start) // MAX_REQUEST) for start, stop in spans)
+        return made + (0 if self.source.is_guarded else 1)
+
+    @property
     def size(self) -> int:
         """Size of the file that :func:`crop` will write."""
         return self.layout.size
@@ -138,6 +146,7 @@ def plan_crop(
     bounds_crs: str,
     *,
     margin: int = 1,
+    meter: Meter | None = None,
 ) -> CropPlan | None:
     """Return what to move for an area, or None for what cannot be cut and is fetched whole.
 
@@ -151,13 +160,14 @@ def plan_crop(
         bounds: Area to cover; in a geographic CRS min x > max x crosses the antimeridian.
         bounds_crs: CRS of the bounds.
         margin: Extra source pixels on each side, for resampling.
+        meter: Counts what this and :func:`crop` move, also where the object cannot be cut or an error ends it.
 
     Raises:
         RasterError: The TIFF is cut or corrupt, has no georeferencing, or is a web page.
         TransferError: The bytes could not be moved or the source changed meanwhile.
         AuthError: The store refuses.
     """
-    source = SourceObject(store, key)
+    source = SourceObject(store, key, meter=meter)
     if not tiff.is_tiff(source.head):
         if source.head.startswith(_OTHER_RASTERS) or source.head[4:8] == b"ftyp":
             return None

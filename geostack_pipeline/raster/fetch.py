@@ -44,6 +44,7 @@ class SourceObject:
         key: Key in the store.
         head_bytes: Size of the first range.
         retry: Tries and waits of each request.
+        meter: Counts what is moved, also where an error ends it; of this object alone.
 
     Raises:
         TransferError: The object is missing, unreadable or does not honour ranges.
@@ -52,11 +53,17 @@ class SourceObject:
     """
 
     def __init__(
-        self, store: ObjectStore, key: str, *, head_bytes: int = HEAD_BYTES, retry: Retry | None = None
+        self,
+        store: ObjectStore,
+        key: str,
+        *,
+        head_bytes: int = HEAD_BYTES,
+        retry: Retry | None = None,
+        meter: Meter | None = None,
     ) -> None:
         self.store = store
         self.key = key
-        self._meter = Meter()
+        self._meter = meter or Meter()
         self._retry = retry or Retry()
         self._lock = Lock()
         self._segments: list[tuple[int, bytes]] = []
@@ -125,13 +132,18 @@ class SourceObject:
             retry=self._retry,
         )
 
+    @property
+    def is_guarded(self) -> bool:
+        """Whether every range carries an ETag that the server must compare."""
+        return self.etag is not None and not self.etag.startswith("W/")
+
     def confirm_unchanged(self) -> None:
         """Check once more that the object is the one that was opened, where no ETag guarded the ranges.
 
         Costs one request of one byte without a strong ETag, nothing with one (RFC 9110 forbids weak
         ones in ``If-Match``).
         """
-        if self.etag is not None and not self.etag.startswith("W/"):
+        if self.is_guarded:
             return
         data, meta = self._get(1)
         if (meta["size"], meta["e_tag"], meta["last_modified"]) != (self.size, self.etag, self._modified):

@@ -19,7 +19,7 @@ from geostack_pipeline.stages.wishes import Wish
 from geostack_pipeline.stages.workspace import Workspace
 from geostack_pipeline.storage.blobs import Blob, BlobCache
 from geostack_pipeline.storage.failures import plain_text
-from geostack_pipeline.storage.transfer import Downloaded, download
+from geostack_pipeline.storage.transfer import Downloaded, Meter, download
 
 if TYPE_CHECKING:
     from obstore.store import ObjectStore
@@ -110,18 +110,32 @@ class Fetcher:
         if known is not None and (not self._refresh or known.etag == self._etag(store, ref, subject)):
             self._traffic.add(ref.store_id, hits=1)
             return known
+        meter = Meter()
+        blob = None
+        try:
+            blob = self._fetched(wish, ref, store, meter)
+        finally:
+            # What a failed try moved was moved too.
+            self._traffic.add(
+                ref.store_id,
+                moved=meter.bytes_moved,
+                requests=meter.requests,
+                fetched=int(blob is not None),
+            )
+            self._moved(meter.bytes_moved)
+        return blob
+
+    def _fetched(self, wish: Wish, ref: ObjectRef, store: ObjectStore, meter: Meter) -> Blob | None:
         if wish.want.how == "whole":
-            return self._whole(wish, ref, store, requests=0, moved=0)
-        plan = plan_crop(store, ref.key, wish.bounds, wish.crs)
+            return self._whole(wish, ref, store, meter)
+        plan = plan_crop(store, ref.key, wish.bounds, wish.crs, meter=meter)
         if plan is None:
-            return self._whole(wish, ref, store, requests=0, moved=0)
+            return self._whole(wish, ref, store, meter)
         if not plan.intersects:
-            self._traffic.add(ref.store_id, moved=plan.header_bytes, requests=plan.header_requests)
             return None
         file = self._scratch / f"{wish.window_key}-{threading.get_ident()}"
         try:
             result = crop(store, ref.key, plan, file)
-            self._count(ref, result.bytes_moved, result.requests)
             _check_size(wish, result.source_size)
             return self._cache.add(
                 wish.window_key,
@@ -139,15 +153,14 @@ class Fetcher:
         finally:
             file.unlink(missing_ok=True)
 
-    def _whole(self, wish: Wish, ref: ObjectRef, store: ObjectStore, *, requests: int, moved: int) -> Blob:
+    def _whole(self, wish: Wish, ref: ObjectRef, store: ObjectStore, meter: Meter) -> Blob:
         file = self._scratch / f"{wish.whole_key}-{threading.get_ident()}"
         asset = wish.item["assets"][wish.asset]
         size, checksum = asset.get("file:size"), asset.get("file:checksum")
         try:
             loaded = _download(
-                store, ref.key, self._incoming / wish.whole_key, file, size=size, checksum=checksum
+                store, ref.key, self._incoming / wish.whole_key, file, meter, size=size, checksum=checksum
             )
-            self._count(ref, loaded.bytes_moved + moved, loaded.requests + requests)
             with file.open("rb") as opened:
                 page = web_page(opened.read(PAGE_BYTES))
             if page is not None and "html" not in str(asset.get("type") or ""):
@@ -163,10 +176,6 @@ class Fetcher:
             )
         finally:
             file.unlink(missing_ok=True)
-
-    def _count(self, ref: ObjectRef, moved: int, requests: int) -> None:
-        self._traffic.add(ref.store_id, moved=moved, requests=requests, fetched=1)
-        self._moved(moved)
 
     def _etag(self, store: ObjectStore, ref: ObjectRef, subject: str) -> str | None:
         try:
@@ -215,14 +224,14 @@ def _incoming(ws: Workspace) -> Path:
 
 
 def _download(
-    store: Any, key: str, shared: Path, own: Path, *, size: int | None, checksum: str | None
+    store: Any, key: str, shared: Path, own: Path, meter: Meter, *, size: int | None, checksum: str | None
 ) -> Downloaded:
     """Download a whole object; a process killed half-way leaves a part in the shared folder that the next one continues."""
     for _ in range(2):
-        loaded = download(store, key, shared, expected_size=size, checksum=checksum)
+        loaded = download(store, key, shared, expected_size=size, checksum=checksum, meter=meter)
         try:
             shared.replace(own)
         except FileNotFoundError:
             continue  # another process finished the same object and took it first
         return loaded
-    return download(store, key, own, expected_size=size, checksum=checksum)
+    return download(store, key, own, expected_size=size, checksum=checksum, meter=meter)

@@ -21,7 +21,7 @@ from geostack_pipeline.stages import ledger
 from geostack_pipeline.stages.fetching import Fetcher
 from geostack_pipeline.stages.pictures import Shot, Studio, distinct, rendering_of, shots
 from geostack_pipeline.stages.progress import Event, emit
-from geostack_pipeline.stages.scenes import parquet_bytes
+from geostack_pipeline.stages.tables import parquet_bytes
 from geostack_pipeline.stages.traffic import Traffic
 from geostack_pipeline.stages.wishes import Skipped, Wish, wishes
 from geostack_pipeline.stages.workspace import Check, Outcome, Workspace, asset_name, require

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 
 from geostack_pipeline.providers.contract import Provider
 from geostack_pipeline.stages import cube as cube_stage
-from geostack_pipeline.stages.scenes import parquet_bytes
+from geostack_pipeline.stages.tables import parquet_bytes
 from geostack_pipeline.stages.workspace import Check, Outcome, Workspace, asset_name, parse_day
 from geostack_pipeline.storage.digest import version_of
 from geostack_pipeline.storage.snapshot import Snapshot

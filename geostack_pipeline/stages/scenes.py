@@ -6,10 +6,10 @@ An unchanged catalog therefore gives an unchanged version, however often it is a
 
 from __future__ import annotations
 
-import io
 from dataclasses import asdict
 from datetime import UTC, datetime, time, timedelta
 from typing import Any
+from urllib.parse import urlsplit
 
 import polars as pl
 
@@ -18,6 +18,8 @@ from geostack_pipeline.catalog.scene_table import canonical_digest, to_parquet
 from geostack_pipeline.catalog.search import SearchResult, search
 from geostack_pipeline.errors import IntegrityError
 from geostack_pipeline.providers.contract import Provider, SearchWindow
+from geostack_pipeline.stages import ledger
+from geostack_pipeline.stages.tables import parquet_bytes
 from geostack_pipeline.stages.workspace import Check, Outcome, Workspace, asset_name, parse_day, require
 from geostack_pipeline.storage.digest import version_of
 from geostack_pipeline.storage.snapshot import Snapshot
@@ -75,7 +77,19 @@ def build(ws: Workspace, provider: Provider, day: str, *, refresh: bool = False)
         snapshot = ws.current(asset, day)
         if snapshot is not None:
             return Outcome(snapshot=snapshot, reused=True, checks=_checks(snapshot))
-    result = search(provider, parse_day(day), ws.areas)
+    host = urlsplit(provider.url).netloc
+    with ledger.recording(ws, provider.key, day, "search") as traffic:
+        result = search(
+            provider,
+            parse_day(day),
+            ws.areas,
+            done=lambda report: traffic.add(
+                host,
+                requests=report.requests,
+                moved=report.bytes_moved or 0,
+                unseen=report.bytes_moved is None,
+            ),
+        )
     normalised = normalise(provider, result.items, parse_day(day), ws.areas)
     accounted = len(normalised.items) + len(normalised.rejected)
     if accounted != len(result.items):
@@ -93,7 +107,11 @@ def build(ws: Workspace, provider: Provider, day: str, *, refresh: bool = False)
             "question": asked,
         }
     )
-    stats = {**asdict(result.report), "notes": list(result.report.notes)}
+    stats = {
+        **asdict(result.report),
+        "notes": list(result.report.notes),
+        "stores": traffic.by_store(),
+    }
     snapshot = ws.artifacts.find(asset, day, version)
     reused = snapshot is not None
     if snapshot is None:
@@ -170,10 +188,3 @@ def _checks(snapshot: Snapshot) -> tuple[Check, ...]:
             detail={"rows": rows, "rejected": snapshot.meta["rejected"], "found": snapshot.meta["found"]},
         ),
     )
-
-
-def parquet_bytes(frame: pl.DataFrame) -> bytes:
-    """Return a data frame as parquet bytes, the same for the same rows."""
-    buffer = io.BytesIO()
-    frame.write_parquet(buffer, compression="zstd", statistics=True)
-    return buffer.getvalue()

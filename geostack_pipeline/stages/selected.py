@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from geostack_pipeline.catalog.selection import select
 from geostack_pipeline.errors import IntegrityError
 from geostack_pipeline.providers.contract import Provider
-from geostack_pipeline.stages.scenes import parquet_bytes
+from geostack_pipeline.stages.tables import parquet_bytes
 from geostack_pipeline.stages.workspace import Check, Outcome, Workspace, asset_name
 from geostack_pipeline.storage.digest import version_of
 from geostack_pipeline.storage.snapshot import Snapshot

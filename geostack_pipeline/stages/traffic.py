@@ -18,6 +18,8 @@ class Counts:
     """Objects that were in the cache already."""
     fetched: int = 0
     """Objects brought into the cache."""
+    unseen: bool = False
+    """Whether bytes were moved that nobody could count."""
 
 
 @dataclass
@@ -27,7 +29,16 @@ class Traffic:
     stores: dict[str, Counts] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def add(self, store: str, *, moved: int = 0, requests: int = 0, hits: int = 0, fetched: int = 0) -> None:
+    def add(
+        self,
+        store: str,
+        *,
+        moved: int = 0,
+        requests: int = 0,
+        hits: int = 0,
+        fetched: int = 0,
+        unseen: bool = False,
+    ) -> None:
         """Add to one store's numbers."""
         with self._lock:
             counts = self.stores.setdefault(store, Counts())
@@ -35,6 +46,7 @@ class Traffic:
             counts.requests += requests
             counts.hits += hits
             counts.fetched += fetched
+            counts.unseen |= unseen
 
     def totals(self) -> dict[str, int]:
         """Return the sums over all stores: ``bytes_moved``, ``requests``, ``cache_hits``, ``fetched``."""

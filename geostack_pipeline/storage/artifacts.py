@@ -34,7 +34,7 @@ from geostack_pipeline.storage.layout import (
     version_key,
 )
 from geostack_pipeline.storage.parallel import in_threads
-from geostack_pipeline.storage.pointer import Pointer, move_pointer, read_pointer
+from geostack_pipeline.storage.pointer import Pointer, move_pointer, read_pointer, replace_pointer
 from geostack_pipeline.storage.roots import Root
 from geostack_pipeline.storage.snapshot import FileEntry, Kind, Snapshot, decode_complete
 
@@ -132,6 +132,18 @@ class ArtifactStore:
             StorageError: The pointer cannot be moved.
         """
         return move_pointer(self.root, snapshot, run_id=run_id, confirm=confirm, durable=self.durable)
+
+    def replace(self, snapshot: Snapshot, before: Pointer | None, *, run_id: str | None = None) -> bool:
+        """Make readers see a version that was made from what ``before`` points at, if it still does.
+
+        Returns:
+            Whether it did.  Otherwise another writer came first, and nothing was changed.
+
+        Raises:
+            ArtifactNotFoundError: The version is not complete any more.
+            StorageError: The pointer cannot be moved.
+        """
+        return replace_pointer(self.root, snapshot, before, run_id=run_id, durable=self.durable)
 
     def assets(self) -> list[str]:
         """Return the keys of all assets that have at least an attempt, sorted."""

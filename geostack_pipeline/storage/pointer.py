@@ -12,7 +12,7 @@ import uuid
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import obstore
 from obstore import exceptions as obs_errors
@@ -25,6 +25,9 @@ from geostack_pipeline.storage.leases import lease
 from geostack_pipeline.storage.local import replace_flushed
 from geostack_pipeline.storage.roots import Root
 from geostack_pipeline.storage.snapshot import FORMAT, FileTable, Snapshot, read_document, unreadable
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 _MOST_TRIES = 30
 _PAUSE_S = 0.02
@@ -96,9 +99,58 @@ def move_pointer(
         ArtifactNotFoundError: The version is not complete, or gc is removing it.
         StorageError: The pointer cannot be written, or others kept moving it.
     """
+    pointer = _pointer_to(snapshot, run_id)
+    if root.path is not None:
+        with lease(root, snapshot.asset, snapshot.partition):
+            before = read_pointer(root, snapshot.asset, snapshot.partition)
+            if before is not None and _same(before, pointer):
+                if not confirm:
+                    return before
+                pointer = replace(before, confirmed_at=pointer.confirmed_at)
+            _require_complete(root, snapshot)
+            _put_pointer(root, root.path, pointer, durable=durable)
+        return pointer
+    return _swap_until_done(root, snapshot, pointer, confirm=confirm)
+
+
+def replace_pointer(
+    root: Root, snapshot: Snapshot, before: Pointer | None, *, run_id: str | None, durable: bool = False
+) -> bool:
+    """Point a partition at a version if its pointer is still ``before``; returns whether it was.
+
+    For a version that was made from the one before: a writer that lost makes its own anew from the winner's.
+
+    Raises:
+        ArtifactNotFoundError: The version is not complete, or gc is removing it.
+        StorageError: The pointer cannot be written.
+    """
+    pointer = _pointer_to(snapshot, run_id)
+    asset, partition = snapshot.asset, snapshot.partition
+    if root.path is not None:
+        with lease(root, asset, partition):
+            if not _unmoved(read_pointer(root, asset, partition), before):
+                return False
+            _require_complete(root, snapshot)
+            _put_pointer(root, root.path, pointer, durable=durable)
+        return True
+    stored = _load(root, asset, partition)
+    if not _unmoved(stored.pointer, before):
+        return False
+    _require_complete(root, snapshot)
+    move = uuid.uuid4().hex
+    return _swap(root, asset, partition, _encode(pointer, move), stored, move)
+
+
+def _unmoved(now: Pointer | None, before: Pointer | None) -> bool:
+    if now is None or before is None:
+        return now is before
+    return _same(now, before)
+
+
+def _pointer_to(snapshot: Snapshot, run_id: str | None) -> Pointer:
     files = cast("FileTable", snapshot.files)
     now = datetime.now(UTC).isoformat()
-    pointer = Pointer(
+    return Pointer(
         asset=snapshot.asset,
         partition=snapshot.partition,
         version=snapshot.version,
@@ -112,23 +164,17 @@ def move_pointer(
         pointed_at=now,
         confirmed_at=now,
     )
-    if root.path is not None:
-        with lease(root, snapshot.asset, snapshot.partition):
-            before = read_pointer(root, snapshot.asset, snapshot.partition)
-            if before is not None and _same(before, pointer):
-                if not confirm:
-                    return before
-                pointer = replace(before, confirmed_at=pointer.confirmed_at)
-            _require_complete(root, snapshot)
-            key = _key(snapshot.asset, snapshot.partition)
-            data = _encode(pointer, uuid.uuid4().hex)
-            if durable:
-                with storage_errors(root.describe(key), "writing"):
-                    replace_flushed(root.path / key, data)
-            else:
-                root.put(key, data)
-        return pointer
-    return _swap_until_done(root, snapshot, pointer, confirm=confirm)
+
+
+def _put_pointer(root: Root, folder: Path, pointer: Pointer, *, durable: bool) -> None:
+    """Write the pointer of a local root, whose lease is held."""
+    key = _key(pointer.asset, pointer.partition)
+    data = _encode(pointer, uuid.uuid4().hex)
+    if durable:
+        with storage_errors(root.describe(key), "writing"):
+            replace_flushed(folder / key, data)
+    else:
+        root.put(key, data)
 
 
 def fence(root: Root, asset: str, partition: str) -> Pointer | None:

@@ -68,6 +68,7 @@ def download(
     max_size: int | None = None,
     progress: Callable[[int], None] | None = None,
     retry: Retry | None = None,
+    meter: Meter | None = None,
 ) -> Downloaded:
     """Bring one object to a local path, which appears whole or not at all.
 
@@ -84,6 +85,7 @@ def download(
         max_size: Largest size accepted, in bytes; checked before the body is read.
         progress: Called with the number of each newly received bytes.
         retry: Tries and waits; ``Retry-After`` is not visible through obstore.
+        meter: Counts requests and bytes, also where an error ends the download.
 
     Raises:
         TransferError: The object is missing, kept changing, or could not be read after all tries.
@@ -103,10 +105,14 @@ def download(
                 part.restart()
                 resumed = False
             requests += 1
+            if meter is not None:
+                meter.add(requests=1)
             try:
                 for count in _receive(store, key, part, expected_size, max_size):
                     moved += count
                     since_progress += count
+                    if meter is not None:
+                        meter.add(bytes_moved=count)
                     if progress is not None:
                         progress(count)
                 break

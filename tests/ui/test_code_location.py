@@ -189,7 +189,7 @@ def test_no_secret_is_shown(repository: dict[str, Any]) -> None:
     resources = {resource["name"]: resource for resource in repository["allTopLevelResourceDetails"]}
     assert {"workspace", "tables", "trees", "earth_search"} <= set(resources)
     for resource in resources.values():
-        assert {entry["key"] for entry in resource["configuredValues"]} <= {"settings_file"}
+        assert {entry["key"] for entry in resource["configuredValues"]} <= {"settings_file", "provider_key"}
     shown = json.dumps(repository)
     assert SECRET not in shown
     assert "GEOSTACK_TEST_SECRET" not in shown

@@ -1,0 +1,40 @@
+"""Counts the requests of logins.  They happen inside providers, whenever a token is due; a run's ledger takes them.
+
+A client that logs in is made with ``event_hooks=logins.HOOKS``.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import httpx
+
+_lock = threading.Lock()
+_seen: dict[str, list[int]] = {}
+
+
+def count(response: httpx.Response) -> None:
+    """Count one answer, by the host that gave it; its bytes as it announces them, as nothing is read yet."""
+    announced = response.headers.get("content-length", "")
+    with _lock:
+        counts = _seen.setdefault(response.request.url.netloc.decode("ascii"), [0, 0])
+        counts[0] += 1
+        counts[1] += int(announced) if announced.isdecimal() else 0
+
+
+HOOKS: Mapping[str, list[Callable[..., Any]]] = {"response": [count]}
+"""For ``httpx.Client(event_hooks=…)``."""
+
+
+def take() -> dict[str, tuple[int, int]]:
+    """Return host -> (requests, bytes) since the last call in this process, and begin anew.
+
+    Whoever takes them has them: a login serves every date that is worked on, and must be counted once.
+    """
+    with _lock:
+        taken = {host: (requests, size) for host, (requests, size) in _seen.items()}
+        _seen.clear()
+    return taken
