@@ -235,7 +235,12 @@ class Settings(_Strict):
                 raise ValueError(
                     f"{key}.variables: {', '.join(strange)} is no part of the login; there are: {there}"
                 )
-            complete[key] = own.model_copy(update={"bands": own.bands or known.product.default_bands})
+            # A kind without bands of its own gets their names from its options.
+            named = own.options.get("bands") if not known.product.bands else None
+            bands = (
+                own.bands or known.product.default_bands or tuple(named if isinstance(named, Mapping) else ())
+            )
+            complete[key] = own.model_copy(update={"bands": bands})
         return complete
 
     @model_validator(mode="after")
