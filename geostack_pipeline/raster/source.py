@@ -1,8 +1,7 @@
 """Rasters opened on an object store: windows and tiles as arrays.
 
-Tiled TIFFs are read by ranges and decoded here; everything else that GDAL knows (strips,
-JPEG, JPEG 2000 …) is read through rasterio from a local file, which is fetched first where
-the store is remote.
+Tiled TIFFs are read by ranges and decoded here; strips, JPEG 2000, PNG and JPEG are read through
+rasterio, window by window, from a local file, which is fetched first where the store is remote.
 """
 
 from __future__ import annotations
@@ -10,7 +9,8 @@ from __future__ import annotations
 import tempfile
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from threading import Lock
 from types import TracebackType
@@ -39,6 +39,20 @@ TileId = tuple[int, int]
 
 _STRIP_ROWS = 256
 """Rows of the tiles that a file without tiles is read in."""
+_CACHE_BYTES = 32 << 20
+"""Decoded blocks that GDAL keeps: a block of a Sentinel-2 file has 2 MiB, and its default is a twentieth of the memory."""
+_DRIVERS: Mapping[bytes, str] = {
+    b"II*\0": "GTiff",
+    b"II+\0": "GTiff",
+    b"MM\0*": "GTiff",
+    b"MM\0+": "GTiff",
+    b"\0\0\0\x0cjP  \r\n\x87\n": "JP2OpenJPEG",
+    b"\xff\x4f\xff\x51": "JP2OpenJPEG",
+    b"\x89PNG\r\n\x1a\n": "PNG",
+    b"\xff\xd8\xff": "JPEG",
+}
+"""First bytes -> GDAL's driver.  It does not choose by itself: others (VRT and the like) may name files and addresses
+to be read instead."""
 
 
 class Raster(ABC):
@@ -102,6 +116,20 @@ class Raster(ABC):
         Raises:
             RasterError: The window is not inside the image, the band does not exist, or a tile is corrupt.
         """
+        self._check(window, band)
+        column, row, width, height = window
+        out = np.empty((height, width), self.dtype)
+        th, tw = self.tile_height, self.tile_width
+        tiles = [
+            (i, j)
+            for i in range(row // th, -(-window.stop_row // th))
+            for j in range(column // tw, -(-window.stop_column // tw))
+        ]
+        for (i, j), tile in self.read_tiles(tiles, band):
+            paste(tile, i * th, j * tw, out, row, column)
+        return out
+
+    def _check(self, window: Window, band: int) -> None:
         column, row, width, height = window
         inside = (
             column >= 0 and row >= 0 and window.stop_column <= self.width and window.stop_row <= self.height
@@ -120,16 +148,16 @@ class Raster(ABC):
                 found=f"band {band} of {self.count}",
                 action="bands are counted from 1",
             )
-        out = np.empty((height, width), self.dtype)
-        th, tw = self.tile_height, self.tile_width
-        tiles = [
-            (i, j)
-            for i in range(row // th, -(-window.stop_row // th))
-            for j in range(column // tw, -(-window.stop_column // tw))
-        ]
-        for (i, j), tile in self.read_tiles(tiles, band):
-            paste(tile, i * th, j * tw, out, row, column)
-        return out
+
+    def read_bands(self, window: Window, bands: Sequence[int]) -> Array:
+        """Return a window of several bands, shaped (bands, window.height, window.width), in the file's numbers.
+
+        Where all bands of a pixel lie together each tile is decoded once, whatever the number of bands.
+
+        Raises:
+            RasterError: See :meth:`read`.
+        """
+        return np.stack([self.read(window, band) for band in bands])
 
     @abstractmethod
     def close(self) -> None:
@@ -240,6 +268,35 @@ class _TiledTiff(Raster):
                 yield tile, np.ascontiguousarray(decoded[:, :, sample])
                 i += 1
 
+    def read_bands(self, window: Window, bands: Sequence[int]) -> Array:
+        image = self._image
+        if image.planar or not bands:
+            return super().read_bands(window, bands)
+        column, row, width, height = window
+        for band in bands:
+            self._check(window, band)
+        out = np.full((len(bands), height, width), self._fill, self.dtype)
+        th, tw = self.tile_height, self.tile_width
+        samples = np.array(bands) - 1
+        for i in range(row // th, -(-window.stop_row // th)):
+            for j in range(column // tw, -(-window.stop_column // tw)):
+                start, count = int(image.offsets[0, i, j]), int(image.counts[0, i, j])
+                if not count:
+                    continue
+                data = (
+                    self._source.cached(start, start + count)
+                    or self._source.read_many([(start, start + count)])[0]
+                )
+                decoded = image.decoder.decode(data)
+                top, left = max(i * th, row), max(j * tw, column)
+                bottom = min((i + 1) * th, window.stop_row)
+                right = min((j + 1) * tw, window.stop_column)
+                part = decoded[top - i * th : bottom - i * th, left - j * tw : right - j * tw]
+                # samples chosen one by one: a tile of all bands is not copied as a whole
+                for k, sample in enumerate(samples):
+                    out[k, top - row : bottom - row, left - column : right - column] = part[:, :, sample]
+        return out
+
     def close(self) -> None:
         """Nothing is held."""
 
@@ -254,27 +311,33 @@ class _Tiles:
 
 
 class _ThroughGdal(Raster):
+    """A local file that GDAL decodes, one of its blocks at a time.
+
+    A JPEG 2000 file of 10980 x 10980 pixels is never in memory as a whole: each tile read is one tile of the file,
+    decoded by a handle that no other thread uses meanwhile (handles are opened as threads need them), and GDAL keeps
+    few decoded blocks, since nobody asks it for the same block twice.
+    """
+
     overviews: tuple[tuple[int, int], ...] = ()
 
     def __init__(self, source: SourceObject) -> None:
         self.key = source.key
         self._folder: tempfile.TemporaryDirectory[str] | None = None
         self._moved = source.bytes_moved
+        self._idle: list[rasterio.DatasetReader] = []
+        self._closed = False
         self._lock = Lock()
-        path = self._local(source)
+        driver = next((name for start, name in _DRIVERS.items() if source.head.startswith(start)), None)
+        if driver is None:
+            raise not_a_raster(source.key, source.head)
+        self._driver = driver
+        self._path = self._local(source)
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", NotGeoreferencedWarning)
-                self._dataset = rasterio.open(path)
-        except RasterioError as error:
+            data = self._open()
+        except BaseException:
             self._release()
-            raise RasterError(
-                "GDAL cannot open the raster",
-                subject=self.key,
-                found=str(error).replace(str(path), self.key)[:200],
-                action="fetch the object again; if it stays so, the source is corrupt or of an unknown format",
-            ) from None
-        data = self._dataset
+            raise
+        self._idle.append(data)
         self.crs = None
         if data.crs:
             code = data.crs.to_epsg()
@@ -304,6 +367,38 @@ class _ThroughGdal(Raster):
         self._moved = source.bytes_moved
         return path
 
+    def _open(self) -> rasterio.DatasetReader:
+        try:
+            with _gdal(), warnings.catch_warnings():
+                warnings.simplefilter("ignore", NotGeoreferencedWarning)
+                return rasterio.open(self._path, driver=self._driver)
+        except RasterioError as error:
+            raise RasterError(
+                "GDAL cannot open the raster",
+                subject=self.key,
+                found=str(error).replace(str(self._path), self.key)[:200],
+                action="fetch the object again; if it stays so, the source is corrupt or of an unknown format",
+            ) from None
+
+    @contextmanager
+    def _handle(self) -> Iterator[rasterio.DatasetReader]:
+        """Lend an open file to one thread."""
+        with self._lock:
+            if self._closed:
+                raise ValueError(f"{self.key} is closed")
+            data = self._idle.pop() if self._idle else None
+        if data is None:
+            data = self._open()
+        try:
+            yield data
+        finally:
+            with self._lock:
+                kept = not self._closed
+                if kept:
+                    self._idle.append(data)
+            if not kept:
+                data.close()
+
     @property
     def bytes_moved(self) -> int:
         return self._moved
@@ -316,13 +411,10 @@ class _ThroughGdal(Raster):
             height = min(self.tile_height, self.height - top)
             width = min(self.tile_width, self.width - left)
             window = RasterioWindow(left, top, width, height)
+            tile: Array = np.zeros((self.tile_height, self.tile_width), np.uint8 if masks else self.dtype)
             try:
-                with self._lock:
-                    part = (
-                        self._dataset.read_masks(band, window=window)
-                        if masks
-                        else self._dataset.read(band, window=window)
-                    )
+                with self._handle() as data, _gdal():
+                    part = data.read_masks(band, window=window) if masks else data.read(band, window=window)
             except RasterioError as error:
                 raise RasterError(
                     "GDAL cannot read the raster",
@@ -330,18 +422,33 @@ class _ThroughGdal(Raster):
                     found=str(error)[:200],
                     action="fetch the object again; if it stays so, the source is corrupt",
                 ) from None
-            tile = np.zeros((self.tile_height, self.tile_width), part.dtype)
             tile[:height, :width] = part
             yield (row, column), tile
 
     def close(self) -> None:
         with self._lock:
-            self._dataset.close()
+            self._closed = True
+            idle, self._idle = self._idle, []
+        for data in idle:
+            data.close()
         self._release()
 
     def _release(self) -> None:
         if self._folder is not None:
             self._folder.cleanup()
+
+
+def _gdal() -> rasterio.Env:
+    """Return GDAL's settings for a file that came from elsewhere: a small cache, one thread, no neighbouring files.
+
+    The cache is GDAL's only one, of the whole process; it stays this small afterwards.
+    """
+    return rasterio.Env(
+        GDAL_CACHEMAX=_CACHE_BYTES,
+        GDAL_NUM_THREADS="1",
+        GDAL_DISABLE_READDIR_ON_OPEN="EMPTY_DIR",
+        GDAL_PAM_ENABLED="NO",
+    )
 
 
 def _pieces(size: int, step: int = 8 << 20) -> Iterator[tuple[int, int]]:
