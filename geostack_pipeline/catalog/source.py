@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import TypeVar
 
 from geostack_pipeline.catalog.http import CatalogClient, WindowTimedOutError
 from geostack_pipeline.errors import AuthError, CatalogError, CatalogUnavailableError
-from geostack_pipeline.providers.contract import SourceFaultError
-
-T = TypeVar("T")
+from geostack_pipeline.providers.contract import ItemsAnswer, SourceFaultError
 
 
-async def ask_source(client: CatalogClient, call: Callable[[], T]) -> T:
-    """Return what a provider's blocking call returns, after as many attempts as the policy allows.
+async def ask_source(client: CatalogClient, call: Callable[[], ItemsAnswer]) -> ItemsAnswer:
+    """Return what a provider's blocking call returns, after as many attempts as the policy allows; adds to the counts.
 
     Raises:
         AuthError: The login was refused, also after it was renewed.
@@ -35,7 +32,7 @@ async def ask_source(client: CatalogClient, call: Callable[[], T]) -> T:
         try:
             limit = max(0.1, min(policy.walk_timeout_s, pace.remaining()))
             # the thread goes on after the limit; each of its requests has one of its own
-            return await asyncio.wait_for(asyncio.to_thread(call), limit)
+            answer = await asyncio.wait_for(asyncio.to_thread(call), limit)
         except TimeoutError:
             fault = SourceFaultError(f"no complete answer within {limit:.0f} s", timed_out=True)
         except SourceFaultError as error:
@@ -46,6 +43,10 @@ async def ask_source(client: CatalogClient, call: Callable[[], T]) -> T:
                 raise
             renewed = True
             continue
+        else:
+            client.requests += answer.requests
+            client.bytes_moved += answer.bytes_moved
+            return answer
         if fault.timed_out:
             timeouts += 1
             if timeouts >= policy.timeouts:

@@ -12,6 +12,7 @@ Seen in recorded answers: pages follow the header ``CMR-Search-After``, ``CMR-Hi
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from geostack_pipeline.providers import umm
@@ -26,7 +27,7 @@ from geostack_pipeline.providers.earthaccess_client import (
 from geostack_pipeline.providers.earthdata import FIELDS
 from geostack_pipeline.providers.earthdata_tokens import GivenToken, TokenSource
 from geostack_pipeline.providers.emit import PRODUCT, EmitProvider, interval, read_options
-from geostack_pipeline.providers.emit_form import COLLECTIONS
+from geostack_pipeline.providers.emit_form import COLLECTIONS, Collection
 from geostack_pipeline.providers.registry import ProviderConfig, ProviderSpec
 
 URL = "https://cmr.earthdata.nasa.gov/search"
@@ -84,24 +85,20 @@ class EarthAccess(EmitProvider):
             body["cloud_cover"] = [0, self.cloud_cover_below]
         return body
 
-    def count_items(self, window: SearchWindow) -> int:
+    def count_items(self, window: SearchWindow) -> ItemsAnswer:
         """Return the sum of ``CMR-Hits`` over the collections: one request each."""
-        return self._search.count(self._asked(), window, below=self.cloud_cover_below)
+        return self._search.ask(self._asked(), window, below=self.cloud_cover_below, fetch=False)
 
     def fetch_items(self, window: SearchWindow) -> ItemsAnswer:
         """Return the granules of a window with the ids and collections that their items will have."""
-        found = self._search.fetch(self._asked(), window, below=self.cloud_cover_below)
-        return ItemsAnswer(
-            items=[umm.identified(granule) for granule in found.items],
-            matched=found.matched,
-            requests=found.requests,
-        )
+        found = self._search.ask(self._asked(), window, below=self.cloud_cover_below)
+        return replace(found, items=[umm.identified(granule) for granule in found.items])
 
     def canonical(self, item: Item) -> Item:
         """Return the canonical form of a granule, or of a canonical item. Pure and idempotent."""
         return super().canonical(umm.item_of(item) if umm.is_granule(item) else item)
 
-    def _asked(self) -> list[Any]:
+    def _asked(self) -> list[Collection]:
         return [COLLECTIONS[name] for name in self.collections]
 
 

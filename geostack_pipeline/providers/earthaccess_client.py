@@ -70,19 +70,28 @@ class GranuleSearch:
         self._url = url.rstrip("/")
         self._timeout_s = timeout_s
 
-    def count(self, collections: Sequence[Collection], window: SearchWindow, *, below: float | None) -> int:
-        """Return the number of granules that CMR counts (``CMR-Hits``) over some collections."""
-        return sum(self._run(each, window, below, fetch=False).matched or 0 for each in collections)
-
-    def fetch(
-        self, collections: Sequence[Collection], window: SearchWindow, *, below: float | None
+    def ask(
+        self,
+        collections: Sequence[Collection],
+        window: SearchWindow,
+        *,
+        below: float | None = None,
+        fetch: bool = True,
     ) -> ItemsAnswer:
-        """Return all granules of some collections, one collection after the other, as CMR gives them."""
-        answers = [self._run(each, window, below, fetch=True) for each in collections]
+        """Return the granules of some collections, one collection after the other, as CMR gives them.
+
+        Args:
+            collections: What to ask for.
+            window: Time and box.
+            below: Largest cloud cover, percent; granules without one are then left out by CMR.
+            fetch: False only counts (``CMR-Hits``).
+        """
+        answers = [self._run(each, window, below, fetch=fetch) for each in collections]
         return ItemsAnswer(
             items=[item for answer in answers for item in answer.items],
             matched=sum(answer.matched or 0 for answer in answers),
             requests=sum(answer.requests for answer in answers),
+            bytes_moved=sum(answer.bytes_moved for answer in answers),
         )
 
     def _run(
@@ -113,7 +122,7 @@ class GranuleSearch:
                 malformed=True,
                 requests=wire.requests,
             ) from None
-        return ItemsAnswer(items=items, matched=hits, requests=wire.requests)
+        return ItemsAnswer(items=items, matched=hits, requests=wire.requests, bytes_moved=wire.bytes_moved)
 
     def _query(self, collection: Collection, window: SearchWindow, below: float | None, wire: _Wire) -> Any:
         query = library().DataGranules()
@@ -148,6 +157,7 @@ class _Wire(HTTPAdapter):
         self._origin = urlsplit(url)[:2]
         self._timeout_s = timeout_s
         self.requests = 0
+        self.bytes_moved = 0
 
     def session(self) -> requests.Session:
         """Return a session whose requests all go through here; the machine's netrc and proxies have no say in it."""
@@ -165,6 +175,7 @@ class _Wire(HTTPAdapter):
             raise self._final("CMR sends elsewhere instead of answering", f"a request to {where}")
         self.requests += 1
         answer = super().send(request, **{**options, "timeout": (15.0, self._timeout_s)})
+        self.bytes_moved += len(answer.content)
         status = answer.status_code
         if status in _RETRIED:
             raise SourceFaultError(f"status {status} from {where}", wait_s=_wait(answer))
