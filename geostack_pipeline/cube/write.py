@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from itertools import product
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import xarray as xr
 import zarr
 from xarray.conventions import encode_cf_variable
@@ -25,7 +26,14 @@ _LARGE = 1 << 16
 """Variables with more values are written block by block."""
 
 
-def write_node(store: Store, node: str, dataset: xr.Dataset) -> None:
+def write_node(
+    store: Store,
+    node: str,
+    dataset: xr.Dataset,
+    *,
+    chunks: Mapping[str, tuple[int, ...]] | None = None,
+    on_block: Callable[[str, npt.NDArray[np.generic]], None] | None = None,
+) -> None:
     """Write a dataset as one node of a tree, replacing what stood there.
 
     Takes packed cubes (:func:`~geostack_pipeline.cube.build.build_packed`) as they are; of decoded ones
@@ -35,11 +43,19 @@ def write_node(store: Store, node: str, dataset: xr.Dataset) -> None:
     Args:
         store: Zarr store of the whole tree, writable.
         node: Name of the node, e.g. of an area.
-        dataset: What to write; large variables have ``y`` and ``x`` as last dimensions.
+        dataset: What to write; large variables have ``y`` and ``x`` as last dimensions, or their own chunks.
+        chunks: Variable -> chunk shape, for those that are not written in squares; they may be read lazily, one
+            chunk at a time.
+        on_block: Called with the stored numbers of each block of the variables in ``chunks``.
     """
+    chunks = dict(chunks or {})
     if not node or node.strip("/") != node or ".." in node.split("/"):
         raise ValueError(f"{node!r} is no name of a node")
-    large = sorted(str(name) for name, v in dataset.variables.items() if v.size > _LARGE and v.ndim >= 2)
+    large = sorted(
+        str(name)
+        for name, v in dataset.variables.items()
+        if name in chunks or (v.size > _LARGE and v.ndim >= 2)
+    )
     small = dataset.drop_vars(large)
     template = xr.Dataset(
         {name: _encoded(small[name].variable) for name in small.data_vars},
@@ -56,15 +72,21 @@ def write_node(store: Store, node: str, dataset: xr.Dataset) -> None:
             mode="w",
             zarr_format=3,
             consolidated=False,
-            encoding={str(name): _storage(v) for name, v in template.variables.items()},
+            encoding={
+                str(name): _storage(v, chunks.get(str(name))) for name, v in template.variables.items()
+            },
         )
         group = zarr.open_group(store, path=node, mode="r+", zarr_format=3)
         for name in large:
             array = group[name]
             assert isinstance(array, zarr.Array)
             variable = dataset[name].variable
-            for block in _blocks(variable.shape):
-                array[block] = _encoded(variable[block]).values
+            blocks = _chunks(variable.shape, chunks[name]) if name in chunks else _blocks(variable.shape)
+            for block in blocks:
+                values = _encoded(variable[block]).values
+                array[block] = values
+                if on_block is not None and name in chunks:
+                    on_block(name, values)
 
 
 def finish_tree(store: Store, attributes: Mapping[str, Any]) -> None:
@@ -111,10 +133,14 @@ def _template(variable: xr.Variable) -> xr.Variable:
     )
 
 
-def _storage(variable: xr.Variable) -> dict[str, Any]:
+def _storage(variable: xr.Variable, chunks: tuple[int, ...] | None) -> dict[str, Any]:
     """Return chunks and codec of an encoded variable: squares of one time and band, or all of a small one."""
     encoding: dict[str, Any] = {}
-    if variable.ndim:
+    if chunks is not None:
+        encoding["chunks"] = tuple(
+            max(1, min(size, chunk)) for size, chunk in zip(variable.shape, chunks, strict=True)
+        )
+    elif variable.ndim:
         leading = variable.ndim - 2
         encoding["chunks"] = tuple(
             max(1, min(size, CHUNK) if leading >= 0 and i >= leading else 1 if leading > 0 else size)
@@ -131,3 +157,13 @@ def _blocks(shape: tuple[int, ...]) -> Iterator[tuple[slice | int, ...]]:
     for index in product(*leading):
         for row in range(0, shape[-2], CHUNK):
             yield (*(slice(i, i + 1) for i in index), slice(row, min(row + CHUNK, shape[-2])), slice(None))
+
+
+def _chunks(shape: tuple[int, ...], chunks: tuple[int, ...]) -> Iterator[tuple[slice, ...]]:
+    """Yield the chunks of an array."""
+    starts = (range(0, size, max(1, chunk)) for size, chunk in zip(shape, chunks, strict=True))
+    for corner in product(*starts):
+        yield tuple(
+            slice(start, min(start + chunk, size))
+            for start, chunk, size in zip(corner, chunks, shape, strict=True)
+        )

@@ -1,4 +1,4 @@
-"""Cube: one Zarr tree per date, one node per area, each on the area's own grid.
+"""Cube: one Zarr tree per date, one node per area, each on the area's own grid; of a swath one node per granule.
 
 A node has its own input-addressed version.  A new version of a date's tree takes unchanged nodes over from the
 version before (a server-side copy, a hard link on a local disk) and computes only the others.
@@ -17,7 +17,8 @@ import polars as pl
 from geostack_pipeline.cube.grid import grid_for
 from geostack_pipeline.cube.layers import BandLayer, SceneLayer
 from geostack_pipeline.providers.contract import Provider
-from geostack_pipeline.stages.scenes import parquet_bytes
+from geostack_pipeline.stages import cube_swath
+from geostack_pipeline.stages.tables import parquet_bytes
 from geostack_pipeline.stages.workspace import Check, Outcome, Workspace, asset_name
 from geostack_pipeline.storage.artifacts import Attempt
 from geostack_pipeline.storage.digest import version_of
@@ -37,6 +38,9 @@ clouds and snow facing the sun."""
 
 def version(ws: Workspace, provider: Provider, granules_version: str) -> str:
     """Return the version that a granule manifest leads to under the present settings."""
+    if provider.product.kind == "swath":
+        own = cube_swath.settings_of(ws, provider)
+        return version_of({"code": CODE_VERSION, "granules": granules_version, **own})
     return version_of(
         {
             "code": CODE_VERSION,
@@ -62,6 +66,8 @@ def build(ws: Workspace, provider: Provider, day: str, granules: Snapshot) -> Ou
 
 def nodes(ws: Workspace, provider: Provider, manifest: pl.DataFrame) -> dict[str, str]:
     """Return the version of each area's node: the digest of the bytes and settings it is computed from."""
+    if provider.product.kind == "swath":
+        return cube_swath.nodes(ws, provider, manifest, CODE_VERSION)
     bands = list(ws.provider_settings(provider.key).bands)
     versions: dict[str, str] = {}
     for area in ws.areas:
@@ -122,6 +128,11 @@ def _write(
     ) as attempt:
         taken = take_over(attempt, previous, wanted, node_paths)
         zarr = attempt.zarr_store(TREE)
+        if provider.product.kind == "swath":
+            meta, wanted = _write_swath(ws, provider, day, manifest, attempt, wanted, taken)
+            finish_tree(zarr, {"provider": provider.key, "partition": day})
+            snapshot = attempt.commit(meta=meta, nodes=wanted)
+            return snapshot, {"computed": len(wanted) - len(taken), "taken_over": len(taken)}
         for area in ws.areas:
             if area.name not in wanted or area.name in taken:
                 continue
@@ -145,6 +156,30 @@ def _write(
 
 def _classes(provider: Provider) -> list[str]:
     return [provider.product.classification] if provider.product.classification else []
+
+
+def _write_swath(
+    ws: Workspace,
+    provider: Provider,
+    day: str,
+    manifest: pl.DataFrame,
+    attempt: Attempt,
+    wanted: Mapping[str, str],
+    taken: set[str],
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """Write the nodes that were not taken over; return the artifact's facts and the versions of all its nodes."""
+    outside = cube_swath.write_nodes(ws, provider, day, manifest, attempt, set(wanted) - taken)
+    there = {name: version for name, version in wanted.items() if name not in outside}
+    meta = {
+        "rows": len(there),
+        "areas": sorted(
+            {name for area in manifest["area"].unique().to_list() for name in str(area).split("+")}
+        ),
+        "bands": list(ws.provider_settings(provider.key).bands),
+        "outside": dict(sorted(outside.items())),
+        "without_node": cube_swath.without_node(manifest),
+    }
+    return meta, there
 
 
 def scene_layers(ws: Workspace, rows: pl.DataFrame, assets: Sequence[str]) -> list[SceneLayer]:
@@ -226,6 +261,8 @@ def summary(snapshot: Snapshot) -> pl.DataFrame:
 
 def _checks(snapshot: Snapshot) -> tuple[Check, ...]:
     table = summary(snapshot)
+    if "node" in table.columns:
+        return cube_swath.checks(table)
     low, high = PHYSICAL_RANGE
     empty = table.filter(pl.col("valid_fraction") == 0.0)
     outside = table.filter((pl.col("smallest") < low) | (pl.col("largest") > high))
