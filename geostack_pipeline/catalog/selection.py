@@ -266,11 +266,12 @@ def _drop_duplicates(
     rows: Sequence[int],
     reasons: dict[int, tuple[str, str]],
 ) -> None:
-    """Add the rows whose scene a better row shows to the reasons."""
+    """Add the rows whose scene a better row of the same product shows to the reasons."""
     names = _strings(scenes, "geostack:scene")
+    products = _strings(scenes, "geostack:product")
     baselines = _strings(scenes, "processing:baseline")
     made = _strings(scenes, "processing:datetime")
-    best: dict[str, list[int]] = {}
+    best: dict[tuple[str, str | None], list[int]] = {}
     # lowest id first, then stable by processing and baseline: ties keep the lowest id
     order = sorted(rows, key=lambda row: ids[row])
     order.sort(key=lambda row: (baselines[row] or "", made[row] or ""), reverse=True)
@@ -278,7 +279,8 @@ def _drop_duplicates(
         name = names[row]
         if name is None:
             continue
-        for other in best.setdefault(name, []):
+        rivals = best.setdefault((name, products[row]), [])
+        for other in rivals:
             if _shows(shapes[other], shapes[row]):
                 reasons[row] = (
                     "duplicate",
@@ -286,7 +288,7 @@ def _drop_duplicates(
                 )
                 break
         else:
-            best[name].append(row)
+            rivals.append(row)
 
 
 def _shows(kept: shapely.Geometry, other: shapely.Geometry) -> bool:

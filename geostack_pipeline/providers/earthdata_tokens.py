@@ -21,6 +21,7 @@ from geostack_pipeline.errors import AuthError, GeostackError, TransferError
 from geostack_pipeline.providers import logins
 from geostack_pipeline.providers.coerce import parse_time
 from geostack_pipeline.providers.credentials import Secret
+from geostack_pipeline.providers.oauth import trust
 
 URS = "https://urs.earthdata.nasa.gov"
 """The login server."""
@@ -237,6 +238,7 @@ def ask(
         try:
             with httpx.Client(
                 timeout=TIMEOUT_S,
+                verify=trust(),
                 trust_env=False,
                 follow_redirects=False,
                 cookies=cookies,

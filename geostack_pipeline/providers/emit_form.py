@@ -122,6 +122,7 @@ PROPERTY_SHAPES: Mapping[str, Shape] = {
     "updated": "time",
     "instruments": ["str"],
     "view:sun_azimuth": "float",
+    "geostack:product": "str",
     "emit:orbit": "str",
     "emit:scene": "str",
     "emit:plume": "str",
@@ -277,6 +278,8 @@ class EmitForm(ItemForm):
         properties["instruments"] = ["emit"]
         properties["processing:baseline"] = granule.version
         properties["geostack:scene"] = granule.identity
+        # radiance and enhancement show one scene, and neither makes the other superfluous
+        properties["geostack:product"] = granule.product
         if granule.product in COGS:
             properties["proj:code"] = "EPSG:4326"
         for name in ("orbit", "scene", "plume"):
