@@ -18,6 +18,7 @@ PROVIDERS = (
     "cmr_stac",
     "earthaccess",
     "dlr_geoservice",
+    "stac_api",
 )
 """Catalogs that the sandbox can serve: the keys of ``dialects.DIALECTS``."""
 

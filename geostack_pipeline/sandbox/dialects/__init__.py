@@ -10,6 +10,7 @@ from geostack_pipeline.sandbox.dialects.earth_search import EarthSearchDialect
 from geostack_pipeline.sandbox.dialects.earthaccess import EarthaccessDialect
 from geostack_pipeline.sandbox.dialects.planetary_computer import PlanetaryComputerDialect
 from geostack_pipeline.sandbox.dialects.sentinel_hub import SentinelHubDialect
+from geostack_pipeline.sandbox.dialects.stac_api import StacApiDialect
 
 DIALECTS: dict[str, type[Dialect]] = {
     "earth_search": EarthSearchDialect,
@@ -19,6 +20,7 @@ DIALECTS: dict[str, type[Dialect]] = {
     "cmr_stac": CmrStacDialect,
     "earthaccess": EarthaccessDialect,
     "dlr_geoservice": DlrGeoserviceDialect,
+    "stac_api": StacApiDialect,
 }
 """Provider key -> dialect."""
 
