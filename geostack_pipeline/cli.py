@@ -129,38 +129,69 @@ def run(
         list[str] | None,
         typer.Option(help="Read a stored version: <asset>/<date>=<version>; can be given again."),
     ] = None,
-    dry_run: Annotated[bool, typer.Option(help="Say what would be done and do nothing.")] = False,
     settings: SettingsFile = None,
     as_json: AsJson = False,
 ) -> None:
     """Bring a range of dates up to date: only what would change is launched."""
-    from geostack_pipeline.commands.run import plan_command, run_command
+    from geostack_pipeline.commands.run import run_command
 
-    def command() -> Exit:
-        pins = _pins(pin or [])
-        if dry_run:
-            return plan_command(
-                provider,
-                first,
-                last or first,
-                settings_file=settings,
-                until=until,
-                refresh=refresh,
-                pins=pins,
-                as_json=as_json,
-            )
-        return run_command(
+    _end(
+        lambda: run_command(
             provider,
             first,
             last or first,
             settings_file=settings,
             until=until,
             refresh=refresh,
-            pins=pins,
+            pins=_pins(pin or []),
             as_json=as_json,
         )
+    )
 
-    _end(command)
+
+@app.command()
+def plan(
+    first: Annotated[str, typer.Option("--from", help="First UTC date, YYYY-MM-DD.")],
+    last: Annotated[
+        str | None, typer.Option("--to", help="Last UTC date; the first one when not given.")
+    ] = None,
+    provider: Annotated[
+        list[str] | None,
+        typer.Option(help="Catalog, e.g. earth_search; can be given again; all of them when left out."),
+    ] = None,
+    until: Annotated[
+        str | None,
+        typer.Option(
+            help="Last stage: scenes, selected, granules, cube or methane; else the provider's last."
+        ),
+    ] = None,
+    refresh: Annotated[bool, typer.Option(help="What a run with --refresh would do.")] = False,
+    pin: Annotated[
+        list[str] | None,
+        typer.Option(help="Read a stored version: <asset>/<date>=<version>; can be given again."),
+    ] = None,
+    offline: Annotated[
+        bool, typer.Option(help="Ask nobody: only compare what is stored with what its inputs lead to.")
+    ] = False,
+    settings: SettingsFile = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say what a run would ask and move, before it moves any pixels: scenes, requests, bytes, cost of egress."""
+    from geostack_pipeline.commands.plan import plan_command
+
+    _end(
+        lambda: plan_command(
+            tuple(provider or ()),
+            first,
+            last or first,
+            settings_file=settings,
+            until=until,
+            refresh=refresh,
+            pins=_pins(pin or []),
+            offline=offline,
+            as_json=as_json,
+        )
+    )
 
 
 @app.command()

@@ -205,6 +205,8 @@ class Settings(_Strict):
     areas: Mapping[str, AreaSettings] = Field(default_factory=dict)
     providers: Mapping[str, ProviderSettings] = Field(default_factory=dict)
     methane: MethaneSettings = MethaneSettings()
+    egress_usd_per_gb: Mapping[str, Annotated[float, Field(ge=0)]] = Field(default_factory=dict)
+    """Host, bucket or container, as the ledger names it -> what reading a GB from it costs you."""
 
     @field_validator("providers")
     @classmethod

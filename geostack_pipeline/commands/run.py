@@ -18,7 +18,7 @@ from geostack_pipeline.orchestration.instance import shared_instance
 from geostack_pipeline.orchestration.launch import Launcher, LaunchReport
 from geostack_pipeline.settings import SETTINGS_VARIABLE, Settings, load_settings, settings_path
 from geostack_pipeline.stages import cube, plumes
-from geostack_pipeline.stages.plan import STAGES, Plan, day_range, make_plan, stages_of
+from geostack_pipeline.stages.plan import STAGES, Plan, day_range, stages_of
 from geostack_pipeline.stages.progress import Event, listening
 from geostack_pipeline.stages.workspace import Workspace, asset_name, open_workspace, parse_day
 
@@ -38,7 +38,7 @@ def run_range(
     settings = load_settings(settings_file)
     file = str(settings_path(settings_file).resolve())
     settings.provider(provider)
-    ws = _open(settings, pins)
+    ws = open_pinned(settings, pins)
     days = day_range(ws, first, last)
     catalog = settings.build_provider(provider)
     stages = stages_of(catalog.product, until)
@@ -52,25 +52,7 @@ def run_range(
     return report, ws
 
 
-def plan_range(
-    provider: str,
-    first: str,
-    last: str,
-    *,
-    settings_file: Path | None,
-    until: str | None,
-    refresh: bool,
-    pins: Mapping[str, str] | None = None,
-) -> Plan:
-    """Return what a run would do, without doing it."""
-    settings = load_settings(settings_file)
-    settings.provider(provider)
-    ws = _open(settings, pins)
-    catalog = settings.build_provider(provider)
-    return make_plan(ws, catalog, day_range(ws, first, last), until=until, refresh=refresh)
-
-
-def _open(settings: Settings, pins: Mapping[str, str] | None) -> Workspace:
+def open_pinned(settings: Settings, pins: Mapping[str, str] | None) -> Workspace:
     """Open the stores, and hear of a pin that names nothing stored before anything is asked or built."""
     ws = open_workspace(settings, pins=pins)
     for name in ws.pins:
@@ -224,28 +206,3 @@ def run_command(
     else:
         print_summary(report, rows, seconds)
     return Exit.FAILED if report.failed else Exit.OK
-
-
-def plan_command(
-    provider: str,
-    first: str,
-    last: str,
-    *,
-    settings_file: Path | None,
-    until: str | None,
-    refresh: bool,
-    pins: Mapping[str, str],
-    as_json: bool,
-) -> Exit:
-    """Print what a run would do."""
-    plan = plan_range(
-        provider, first, last, settings_file=settings_file, until=until, refresh=refresh, pins=pins
-    )
-    if as_json:
-        print_json([asdict(step) for step in plan.pending()])
-        return Exit.OK
-    shown = table(f"{provider}  what a run would do", "date", "stage", "action", "because")
-    for step in plan.pending():
-        shown.add_row(step.day, step.stage, step.action, step.reason)
-    console.print(shown if plan.pending() else "nothing to do: every version is what its inputs lead to")
-    return Exit.OK

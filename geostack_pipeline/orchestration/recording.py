@@ -74,6 +74,8 @@ def record_days(
             check_name=name,
             passed=not bad,
             severity=dg.AssetCheckSeverity.WARN,
+            description=f"{len(judged) - len(bad)} of {len(judged)} date(s) pass"
+            + (f"; not {', '.join(bad[:5])}" if bad else ""),
             metadata={"dates": len(judged), "dates that did not pass": ", ".join(bad) or "none"},
         )
     # Dagster's own event for the range comes with the output above; ours follow, because the last one counts.
@@ -110,6 +112,7 @@ def _log_checks(context: dg.AssetExecutionContext, day: str, result: DayResult) 
                 check_name=name,
                 passed=passed,
                 severity=dg.AssetCheckSeverity.WARN,
+                description="; ".join(f"{key}: {value}" for key, value in detail.items()),
                 metadata={key: dg.MetadataValue.text(str(value)) for key, value in detail.items()},
                 partition=day,
             )

@@ -7,13 +7,15 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from geostack_pipeline.errors import AuthError, GeostackError, IntegrityError, TransferError
+from geostack_pipeline.errors import IntegrityError, TransferError
 from geostack_pipeline.providers.contract import ObjectRef, Provider
 from geostack_pipeline.raster.crop import crop, plan_crop
 from geostack_pipeline.raster.fetch import PAGE_BYTES, WebPageError, web_page
+from geostack_pipeline.stages.routes import by_first_route
 from geostack_pipeline.stages.traffic import Traffic
 from geostack_pipeline.stages.wishes import Wish
 from geostack_pipeline.stages.workspace import Workspace
@@ -69,39 +71,7 @@ class Fetcher:
         """
         # Two areas of one scene may need the same whole file: the second waits and finds it.
         with self._alone(wish.canonical):
-            refused: GeostackError | None = None
-            for ref in wish.routes:
-                try:
-                    return self._by(wish, ref)
-                except AuthError as error:
-                    refused = error
-            assert refused is not None
-            raise refused
-
-    def _by(self, wish: Wish, ref: ObjectRef) -> Blob | None:
-        """Fetch from one place; a refused login is renewed once, since tokens expire and are revoked half-way."""
-        subject = self._subject(wish, ref)
-        try:
-            return self._once(wish, ref, subject)
-        except (AuthError, WebPageError) as error:
-            if not self._provider.renew(ref.store_id):
-                raise self._meaning(error, subject) from error
-        try:
-            return self._once(wish, ref, subject)
-        except (AuthError, WebPageError) as error:
-            raise self._meaning(error, subject) from error
-
-    def _meaning(self, error: GeostackError, subject: str) -> GeostackError:
-        if isinstance(error, WebPageError):
-            return self._provider.explain_page(error.page, subject)
-        return error
-
-    def _once(self, wish: Wish, ref: ObjectRef, subject: str) -> Blob | None:
-        try:
-            return self._from(wish, ref, self._provider.store(ref.store_id), subject)
-        except GeostackError as error:
-            error.subject = subject
-            raise
+            return by_first_route(self._provider, wish, partial(self._from, wish))
 
     def _from(self, wish: Wish, ref: ObjectRef, store: ObjectStore, subject: str) -> Blob | None:
         known = (
@@ -193,9 +163,6 @@ class Fetcher:
             ) from error
         self._traffic.add(ref.store_id, moved=1, requests=1)
         return str(etag) if etag is not None else None
-
-    def _subject(self, wish: Wish, ref: ObjectRef) -> str:
-        return f"{self._provider.key} item {wish.item['id']} asset {wish.asset} ({ref.store_id}/{ref.key})"
 
     @contextmanager
     def _alone(self, name: str) -> Iterator[None]:

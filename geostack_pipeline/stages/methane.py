@@ -7,7 +7,7 @@ stage's version, so that a date whose reference appears or changes later is know
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import timedelta
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
@@ -49,11 +49,21 @@ def lookback(ws: Workspace, day: str) -> list[str]:
     ]
 
 
-def references(ws: Workspace, provider: Provider, day: str) -> dict[str, Snapshot]:
-    """Return the stored cubes of the look-back that hold any node, by date."""
+def references(
+    ws: Workspace,
+    provider: Provider,
+    day: str,
+    cube_of: Callable[[str], Snapshot | None] | None = None,
+) -> dict[str, Snapshot]:
+    """Return the stored cubes of the look-back that hold any node, by date.
+
+    Args:
+        cube_of: Returns the current cube of a date; a planner's remembers them, since its dates share their look-back.
+    """
+    read = cube_of or (lambda earlier: ws.current(asset_name(provider.key, cube_stage.NAME), earlier))
     found = {}
     for earlier in lookback(ws, day):
-        snapshot = ws.current(asset_name(provider.key, cube_stage.NAME), earlier)
+        snapshot = read(earlier)
         if snapshot is not None and snapshot.nodes:
             found[earlier] = snapshot
     return found

@@ -15,8 +15,8 @@ from geostack_pipeline.stages.wishes import Skipped, Target, targets
 from geostack_pipeline.storage.blobs import Blob, BlobCache
 
 if TYPE_CHECKING:
+    from geostack_pipeline.stages.tables import Tables
     from geostack_pipeline.stages.workspace import Workspace
-    from geostack_pipeline.storage.snapshot import Snapshot
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +41,7 @@ def rendering_of(provider: Provider) -> str | None:
     return provider.rendering if isinstance(provider, AreaRenderer) else None
 
 
-def shots(ws: Workspace, provider: Provider, selected: Snapshot) -> tuple[list[Shot], list[Skipped]]:
+def shots(ws: Workspace, provider: Provider, selected: Tables) -> tuple[list[Shot], list[Skipped]]:
     """Return every picture to make for a selection, and the scenes that lack a wanted asset with the reason.
 
     Raises:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass, field
 from datetime import date, timedelta
+from functools import cache
 from typing import Literal
 
 from geostack_pipeline.errors import SettingsError
 from geostack_pipeline.providers.contract import Product, Provider
 from geostack_pipeline.stages import cube, granules, methane, plumes, scenes, selected
 from geostack_pipeline.stages.workspace import Workspace, asset_name, parse_day
+from geostack_pipeline.storage.snapshot import Snapshot
 
 STAGES = ("scenes", "selected", "granules", "cube", "methane")
 """The stages in the order in which they depend on each other; a provider may have the first ones only."""
@@ -117,15 +119,26 @@ def make_plan(
     """
     wanted = stages_of(provider.product, until)
     steps: list[Step] = []
-    moving: set[str] = set()
+    # The look-backs of neighbouring dates share all but one date: each cube is read once.
+    cubes = _Cubes(cache(lambda day: ws.current(asset_name(provider.key, cube.NAME), day)))
     for day in sorted(days):
-        chain = _day(ws, provider, day, wanted, moving, refresh=refresh, frozen=day in frozen)
+        chain = _day(ws, provider, day, wanted, cubes, refresh=refresh, frozen=day in frozen)
         if any(step.stage == cube.NAME and step.action != "fresh" for step in chain):
-            moving.add(day)
+            cubes.moving.add(day)
         steps += chain
         if until is None and provider.product.methane:
             steps.append(_plumes(ws, day, chain[-1]))
     return Plan(provider=provider.key, steps=tuple(steps))
+
+
+@dataclass(frozen=True)
+class _Cubes:
+    """The cubes of one provider while a range is planned."""
+
+    of: Callable[[str], Snapshot | None]
+    """Date -> current version."""
+    moving: set[str] = field(default_factory=set)
+    """Dates whose cube is to be built."""
 
 
 def _day(
@@ -133,7 +146,7 @@ def _day(
     provider: Provider,
     day: str,
     wanted: Iterable[str],
-    moving: set[str],
+    cubes: _Cubes,
     *,
     refresh: bool,
     frozen: bool,
@@ -165,7 +178,7 @@ def _day(
             reason = None
         else:
             assert upstream is not None
-            reason = _difference(ws, provider, day, stage, upstream, snapshot.version, snapshot.meta, moving)
+            reason = _difference(ws, provider, day, stage, upstream, snapshot.version, snapshot.meta, cubes)
             upstream = snapshot.version
         if reason is None:
             steps.append(Step(stage=stage, day=day, action="fresh", reason="up to date"))
@@ -200,7 +213,7 @@ def _difference(
     upstream: str,
     stored: str,
     meta: object,
-    moving: set[str],
+    cubes: _Cubes,
 ) -> str | None:
     changed = "inputs, settings or code changed"
     if stage == selected.NAME:
@@ -211,12 +224,15 @@ def _difference(
     if stage == cube.NAME:
         return None if stored == cube.version(ws, provider, upstream) else changed
     if stage == methane.NAME:
-        own = ws.current(asset_name(provider.key, cube.NAME), day)  # fresh, or this stage would only follow
+        own = cubes.of(day)  # fresh, or this stage would only follow
         if own is None or not own.nodes:
             return None if stored == methane.version(ws, provider, upstream, {}) else changed
-        if moving.intersection(methane.lookback(ws, day)):
+        if cubes.moving.intersection(methane.lookback(ws, day)):
             return "a reference date is to be built"
-        earlier = {name: snapshot.version for name, snapshot in methane.references(ws, provider, day).items()}
+        earlier = {
+            name: snapshot.version
+            for name, snapshot in methane.references(ws, provider, day, cubes.of).items()
+        }
         return None if stored == methane.version(ws, provider, upstream, earlier) else changed
     raise AssertionError(stage)
 

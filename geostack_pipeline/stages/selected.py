@@ -9,10 +9,10 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from geostack_pipeline.catalog.selection import select
+from geostack_pipeline.catalog.selection import Selection, select
 from geostack_pipeline.errors import IntegrityError
 from geostack_pipeline.providers.contract import Provider
-from geostack_pipeline.stages.tables import parquet_bytes
+from geostack_pipeline.stages.tables import Tables, parquet_bytes
 from geostack_pipeline.stages.workspace import Check, Outcome, Workspace, asset_name
 from geostack_pipeline.storage.digest import version_of
 from geostack_pipeline.storage.snapshot import Snapshot
@@ -47,7 +47,37 @@ def build(ws: Workspace, provider: Provider, day: str, scenes: Snapshot) -> Outc
     return Outcome(snapshot=snapshot, reused=reused, checks=_checks(snapshot))
 
 
-def scene_rows(snapshot: Snapshot, name: str) -> pa.Table:
+def choose(ws: Workspace, provider: Provider, day: str, rows: pa.Table) -> Selection:
+    """Return what the settings select of a scene list; nothing is stored.
+
+    Raises:
+        IntegrityError: A scene is neither selected nor dropped.
+        SelectionError: The filter cannot be read.
+    """
+    settings = ws.provider_settings(provider.key)
+    selection = select(rows, where=settings.where, areas=ws.areas, min_coverage=settings.min_coverage)
+    if selection.selected.num_rows + selection.dropped.height != rows.num_rows:
+        raise IntegrityError(
+            "scenes were lost in the selection",
+            subject=f"{asset_name(provider.key, NAME)} {day}",
+            found=f"{rows.num_rows} scenes, {selection.selected.num_rows} selected, {selection.dropped.height} dropped",
+            action="report this as a defect of the selection",
+        )
+    return selection
+
+
+def files_of(selection: Selection) -> dict[str, bytes]:
+    """Return the tables of a selection: file name -> parquet."""
+    buffer = io.BytesIO()
+    pq.write_table(selection.selected, buffer, compression="zstd")
+    return {
+        "selected.parquet": buffer.getvalue(),
+        "coverage.parquet": parquet_bytes(selection.coverage),
+        "dropped.parquet": parquet_bytes(selection.dropped),
+    }
+
+
+def scene_rows(snapshot: Tables, name: str) -> pa.Table:
     """Return the stac-geoparquet rows of an artifact's table, with their metadata."""
     tables = [
         pq.read_table(io.BytesIO(snapshot.read(path)))
@@ -63,16 +93,8 @@ def scene_rows(snapshot: Snapshot, name: str) -> pa.Table:
 
 
 def _write(ws: Workspace, provider: Provider, day: str, target: str, scenes: Snapshot) -> Snapshot:
-    settings = ws.provider_settings(provider.key)
     rows = scene_rows(scenes, "scenes")
-    selection = select(rows, where=settings.where, areas=ws.areas, min_coverage=settings.min_coverage)
-    if selection.selected.num_rows + selection.dropped.height != rows.num_rows:
-        raise IntegrityError(
-            "scenes were lost in the selection",
-            subject=f"{asset_name(provider.key, NAME)} {day}",
-            found=f"{rows.num_rows} scenes, {selection.selected.num_rows} selected, {selection.dropped.height} dropped",
-            action="report this as a defect of the selection",
-        )
+    selection = choose(ws, provider, day, rows)
     from geostack_pipeline.publish.figures import footprint_map
 
     with ws.artifacts.begin(
@@ -83,11 +105,8 @@ def _write(ws: Workspace, provider: Provider, day: str, target: str, scenes: Sna
         code_version=CODE_VERSION,
         upstream={f"{scenes.asset}/{day}": scenes.version},
     ) as attempt:
-        buffer = io.BytesIO()
-        pq.write_table(selection.selected, buffer, compression="zstd")
-        attempt.put("selected.parquet", buffer.getvalue())
-        attempt.put("coverage.parquet", parquet_bytes(selection.coverage))
-        attempt.put("dropped.parquet", parquet_bytes(selection.dropped))
+        for name, data in files_of(selection).items():
+            attempt.put(name, data)
         if rows.num_rows:
             attempt.put("preview.png", footprint_map(_footprints(rows, selection.selected), ws.areas))
         reasons = dict(selection.dropped.group_by("reason").len().sort("reason").iter_rows())

@@ -15,7 +15,7 @@ from geostack_pipeline.stages.workspace import Workspace
 from geostack_pipeline.storage.blobs import BlobCache
 
 if TYPE_CHECKING:
-    from geostack_pipeline.storage.snapshot import Snapshot
+    from geostack_pipeline.stages.tables import Tables
 
 GEOGRAPHIC = "EPSG:4326"
 
@@ -71,7 +71,7 @@ class Target:
     coverage: float
 
 
-def wishes(ws: Workspace, provider: Provider, selected: Snapshot) -> tuple[list[Wish], list[Skipped]]:
+def wishes(ws: Workspace, provider: Provider, selected: Tables) -> tuple[list[Wish], list[Skipped]]:
     """Return every object to fetch for a selection, and the scenes that lack a wanted asset with the reason.
 
     Raises:
@@ -118,7 +118,7 @@ def wishes(ws: Workspace, provider: Provider, selected: Snapshot) -> tuple[list[
     return wanted, skipped
 
 
-def targets(ws: Workspace, provider: Provider, selected: Snapshot) -> Iterator[Target]:
+def targets(ws: Workspace, provider: Provider, selected: Tables) -> Iterator[Target]:
     """Yield each scene once per area it covers; each granule of a swath once, for all areas it covers."""
     least = ws.provider_settings(provider.key).min_coverage
     coverage = {

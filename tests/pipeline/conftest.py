@@ -40,3 +40,12 @@ def run(instance: dg.DagsterInstance, small_sandbox: Any) -> Iterator[Run]:
 
     yield go
     small_sandbox.clear_faults()
+
+
+@pytest.fixture
+def quick_retries(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wait milliseconds, not seconds, between tries."""
+    from geostack_pipeline.catalog import retry, search
+
+    quick = retry.RetryPolicy(attempts=3, base_s=0.01, cap_s=0.05)
+    monkeypatch.setattr(search, "RetryPolicy", lambda: quick)

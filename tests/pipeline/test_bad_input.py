@@ -224,15 +224,6 @@ def test_json_of_a_failed_run_is_one_document(
 
 
 @pytest.fixture
-def quick_retries(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Wait milliseconds, not seconds, between tries."""
-    from geostack_pipeline.catalog import retry, search
-
-    quick = retry.RetryPolicy(attempts=3, base_s=0.01, cap_s=0.05)
-    monkeypatch.setattr(search, "RetryPolicy", lambda: quick)
-
-
-@pytest.fixture
 def tiny_disk(tmp_path: Path) -> Any:
     """A file system of 1.5 MB, where this process may mount one."""
     if os.geteuid() != 0 or shutil.which("mount") is None:

@@ -37,7 +37,7 @@ def test_today_is_a_date_like_any_other(
     sandbox_settings: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    file = str(sandbox_settings())
+    file = str(sandbox_settings(end_date=None))
     today = datetime.now(UTC).date()
     if datetime.now(UTC) + timedelta(seconds=60) > datetime.combine(today, datetime.max.time(), tzinfo=UTC):
         pytest.skip("the date is about to change")
@@ -49,23 +49,23 @@ def test_today_is_a_date_like_any_other(
     assert report["built"]["selected"] == [str(today)]
 
 
-def test_a_dry_run_minds_pins(sandbox_settings: Callable[..., Path]) -> None:
+def test_a_plan_minds_pins(sandbox_settings: Callable[..., Path]) -> None:
     loose = sandbox_settings("loose.yaml")
     version = _ask(loose)
     common = (
-        "run",
+        "plan",
         "--settings",
         str(loose),
         "--provider",
         "earth_search",
         "--from",
         DAY,
-        "--dry-run",
+        "--offline",
         "--json",
     )
     code, out, _ = cli(*common, "--refresh", "--until", "scenes")
     assert code == 0
-    assert [step["action"] for step in json.loads(out)] == ["ask"]
+    assert [step["action"] for step in json.loads(out)["steps"]] == ["ask"]
     code, _, err = cli(*common, "--pin", f"earth_search/scenes/{DAY}=0123456789abcdef")
     assert code == 2
     assert f"the pinned version 0123456789abcdef is not stored. Found: {version}" in err
