@@ -16,7 +16,8 @@ import secrets
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from urllib.parse import quote, urlencode, urlsplit
+from typing import TYPE_CHECKING
+from urllib.parse import quote, urlencode
 
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -24,8 +25,8 @@ from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Re
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
-from geostack_pipeline.sandbox.dialects.base import StoredObject
-from geostack_pipeline.sandbox.server.strict_bucket import issue_session
+if TYPE_CHECKING:
+    from geostack_pipeline.sandbox.dialects.base import StoredObject
 
 USERNAME = "sandbox-user"
 PASSWORD = "sandbox-edl-password-0123456789"  # noqa: S105 - opens a sandbox on loopback
@@ -169,6 +170,8 @@ def make_daac_app(
         public: Folder of files for everyone.
         private_buckets: Buckets that the keys open.
     """
+    # The dialects import this module, and that one the dialects.
+    from geostack_pipeline.sandbox.server.strict_bucket import issue_session  # noqa: PLC0415
 
     async def s3credentials(request: Request) -> Response:
         if not logins.knows(request):
@@ -225,12 +228,6 @@ def make_cloudfront_app(logins: Logins, files: Mapping[str, StoredObject]) -> AS
         return _answer(request, stored)
 
     return Starlette(routes=[Route("/{path:path}", serve)])
-
-
-def origin_of(url: str) -> str:
-    """Return scheme, host and port."""
-    parts = urlsplit(url)
-    return f"{parts.scheme}://{parts.netloc}"
 
 
 def _basic_ok(request: Request) -> bool:
