@@ -35,6 +35,7 @@ SOURCES: dict[str, tuple[str, ...]] = {
         "stages/wishes.py",
         "stages/pictures.py",
         "stages/fetching.py",
+        "stages/routes.py",
         "catalog/scene_table.py",
         "raster/*.py",
         "cube/grid.py",

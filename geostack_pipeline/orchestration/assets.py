@@ -167,6 +167,8 @@ def _decorate(
         partitions_def=days,
         backfill_policy=dg.BackfillPolicy.single_run(),
         io_manager_key=stage.io_manager,
+        # dagster.yaml limits the runs of a pool.
+        pool=key or None,
         required_resource_keys={"workspace", key} if key else {"workspace"},
         code_version=stage.code_version,
         group_name=stage.name,
