@@ -57,7 +57,8 @@ class CatalogClient:
         self.pace = pace
         self.requests = 0
         self.bytes_moved = 0
-        self._renewed = False
+        self._renewals = 0
+        self._renewing = asyncio.Lock()
         self._sent: Mapping[str, str] = {}
         self._http = httpx.AsyncClient(
             headers={
@@ -118,12 +119,16 @@ class CatalogClient:
 
     async def _logged_in(self, method: str, url: str, body: Mapping[str, Any] | None) -> Answer:
         """Ask once; a refused login is renewed once per search, since a token may expire or be revoked half-way."""
+        before = self._renewals
         try:
             return await self._once(method, url, body)
         except AuthError:
-            if self._renewed or not await asyncio.to_thread(self.provider.renew, None):
-                raise
-            self._renewed = True
+            async with self._renewing:
+                # Requests side by side are refused together: the first one renews the login for all of them.
+                if self._renewals == before:
+                    if before or not await asyncio.to_thread(self.provider.renew, None):
+                        raise
+                    self._renewals += 1
             return await self._once(method, url, body)
 
     async def _once(self, method: str, url: str, body: Mapping[str, Any] | None) -> Answer:
