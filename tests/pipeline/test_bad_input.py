@@ -49,7 +49,7 @@ def cli(*arguments: str) -> tuple[int, str]:
 def test_a_wrong_argument_is_named(
     arguments: list[str], named: str, sandbox_settings: Callable[..., Path]
 ) -> None:
-    code, said = cli("run", "--settings", str(sandbox_settings()), *arguments)
+    code, said = cli("run", "--settings", str(sandbox_settings(end_date=None)), *arguments)
     assert code == 2
     assert named in said
     assert "Next: " in said
