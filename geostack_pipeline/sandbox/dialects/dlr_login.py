@@ -71,12 +71,14 @@ class DlrLogin:
     def cas_app(self) -> Starlette:
         """Return the login server."""
         base = urlsplit(self.cas).path
-        return Starlette(
+        app = Starlette(
             routes=[
                 Route(f"{base}/login", self._show_form, methods=["GET"]),
                 Route(f"{base}/login", self._take_form, methods=["POST"]),
             ]
         )
+        app.state.forget_logins = self.revoke
+        return app
 
     async def _show_form(self, request: Request) -> Response:
         service = request.query_params.get("service", "")

@@ -23,7 +23,7 @@ from geostack_pipeline.sandbox.dialects import emit_servers
 from geostack_pipeline.sandbox.dialects.base import Addresses, Dialect, Item, Publication
 from geostack_pipeline.sandbox.dialects.emit_granules import records
 from geostack_pipeline.sandbox.dialects.stac_query import BadRequestError, instant
-from geostack_pipeline.sandbox.server.faults import HOSTILE_HREF, Fault
+from geostack_pipeline.sandbox.server.faults import HOSTILE_HREF, Fault, drift
 from geostack_pipeline.sandbox.world.scene import PhysicalScene
 from geostack_pipeline.sandbox.world.world import Encoding, World
 
@@ -179,6 +179,9 @@ def _spoiled(page: Sequence[Item], faults: Sequence[Fault]) -> list[Item]:
                 umm["SpatialExtent"] = None
             elif fault.kind == "missing-datetime":
                 umm.pop("TemporalExtent")
+            elif fault.kind == "type-drift":
+                umm["CloudCover"] = str(umm.get("CloudCover"))
+                drift(umm.get("DataGranule") or {})
             elif fault.kind in {"missing-asset", "hostile-href"}:
                 _spoil_urls(umm, fault)
     return items

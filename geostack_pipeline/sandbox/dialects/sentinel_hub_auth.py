@@ -74,9 +74,11 @@ def make_auth_app(tokens: TokenBook) -> Starlette:
     async def revoke(_: Request) -> Response:
         return JSONResponse({"revoked": tokens.revoke_all()})
 
-    return Starlette(
+    app = Starlette(
         routes=[Route(TOKEN_PATH, token, methods=["POST"]), Route("/revoke", revoke, methods=["POST"])]
     )
+    app.state.forget_logins = tokens.revoke_all
+    return app
 
 
 def _refusal(status: int, error: str, description: str) -> Response:

@@ -236,7 +236,9 @@ class _WithKey:
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         given = dict(scope.get("headers", [])).get(HEADER.lower().encode())
-        revoked = any(fault.kind == "revoked-token" for fault in scope.get("sandbox.faults", ()))
+        revoked = any(
+            fault.kind in {"revoked-token", "expired-login"} for fault in scope.get("sandbox.faults", ())
+        )
         if given is not None and (revoked or given != API_KEY.encode()):
             await _refusal(401, "Unauthorized", "The API key is not valid")(scope, receive, send)
             return

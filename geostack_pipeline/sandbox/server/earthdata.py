@@ -149,7 +149,7 @@ def make_edl_app(logins: Logins) -> ASGIApp:
     async def profile(_: Request) -> Response:
         return HTMLResponse(_PAGE.format(text="Please log in"))
 
-    return Starlette(
+    app = Starlette(
         routes=[
             Route("/oauth/authorize", authorize),
             Route("/api/users/find_or_create_token", find_or_create, methods=["POST"]),
@@ -157,6 +157,8 @@ def make_edl_app(logins: Logins) -> ASGIApp:
             Route("/profile", profile),
         ]
     )
+    app.state.forget_logins = logins.revoke_all
+    return app
 
 
 def make_daac_app(

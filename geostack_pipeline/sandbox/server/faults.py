@@ -15,9 +15,15 @@ A fault is written ``kind``, ``kind@target`` or ``kind@target?count=3&skip=1&sec
 ``repeat-token``    a next link that leads to the same page again
 ``missing-geometry`` ``missing-bbox`` ``missing-datetime`` ``null-geometry`` ``missing-asset``
 ``hostile-href``    ``wrong-offset-flag``: one item of each page spoiled; ``item`` says which one
+``type-drift``      one item whose numbers have become text, whose text has become lists
+``expired-login``   before this request is answered, every login that the sandbox has given out ends: tokens,
+                    sessions, cookies, signatures. Once, unless ``count`` says otherwise
+``revoked-token``   the login of this very request is refused, where the server looks at logins
+``short-token``     a token server's tokens last ``seconds`` (default 2), where they say how long they last
 =================== ====================================================================================
 
-``target`` is a provider key or a bucket name; without it every server shows the fault.
+``target`` is a provider key, a bucket name or the name of another server, such as ``pc-sas``; without it every server
+shows the fault.
 """
 
 from __future__ import annotations
@@ -40,11 +46,17 @@ ITEMS = frozenset(
         "missing-asset",
         "hostile-href",
         "wrong-offset-flag",
+        "type-drift",
     }
 )
 PAGES = frozenset({"wrong-count", "drop-item", "repeat-token"}) | ITEMS
+LOGINS = frozenset({"expired-login", "revoked-token", "short-token"})
+KINDS = TRANSPORT | PAGES | LOGINS
+"""Every kind but the statuses."""
 HOSTILE_HREF = "http://169.254.169.254/latest/meta-data/iam/security-credentials/"
 SEARCH_PATH = "/search"
+ASSET = "swir22"
+"""Asset that faults take when none is named; for a catalog without one of that name its first asset with data."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,13 +75,18 @@ class Fault:
     """Only requests with this text in their path; page faults default to searches."""
     item: str | None = None
     """Only items with this text in their id; None: the first of the page."""
-    asset: str = "swir22"
+    asset: str = ASSET
     """Which asset is taken away or made hostile."""
 
     @property
     def status(self) -> int | None:
         """The status of a plain refusal."""
         return int(self.kind) if self.kind.isdigit() else None
+
+    @property
+    def is_wire(self) -> bool:
+        """Whether it spoils the answer as a whole: one answer shows one such fault."""
+        return self.kind not in PAGES | LOGINS
 
     def concerns(self, target: str, path: str) -> bool:
         """Tell whether a request to ``target`` is one that this fault is about."""
@@ -94,8 +111,10 @@ def make_fault(fields: dict[str, Any]) -> Fault:
     """Return the fault of its members (numbers may be text); raises ``SettingsError`` like :func:`parse_fault`."""
     fields = dict(fields)
     kind = str(fields.get("kind", ""))
-    known = kind in TRANSPORT | PAGES or (kind.isdigit() and 400 <= int(kind) <= 599)
+    known = kind in KINDS or (kind.isdigit() and 400 <= int(kind) <= 599)
     unknown = set(fields) - set(Fault.__dataclass_fields__)
+    if kind == "expired-login":
+        fields.setdefault("count", 1)
     try:
         for name, convert in (("count", int), ("skip", int), ("seconds", float)):
             if fields.get(name) is not None:
@@ -107,7 +126,7 @@ def make_fault(fields: dict[str, Any]) -> Fault:
             "is no fault of the sandbox" if not known else "has an option that no fault has",
             subject=f"fault {kind!r}",
             found=", ".join(sorted(unknown)) or None,
-            action=f"use a status 400..599 or one of {', '.join(sorted(TRANSPORT | PAGES))}, "
+            action=f"use a status 400..599 or one of {', '.join(sorted(KINDS))}, "
             "as kind@target?count=3&seconds=2",
         )
     return Fault(**fields)
@@ -142,13 +161,13 @@ class FaultBoard:
             return [{"number": number, **asdict(fault)} for number, fault in self._faults.items()]
 
     def take(self, target: str, path: str) -> list[Fault]:
-        """Return the faults that this request meets, and count them: of transport faults the first, of page faults all."""
+        """Return the faults that this request meets, and count them: of those of the wire the first, of others all."""
         met: list[Fault] = []
         with self._lock:
             for number, fault in list(self._faults.items()):
                 if not fault.concerns(target, path):
                     continue
-                if fault.kind not in PAGES and any(each.kind not in PAGES for each in met):
+                if fault.is_wire and any(each.is_wire for each in met):
                     continue
                 if fault.skip > 0:
                     self._faults[number] = replace(fault, skip=fault.skip - 1)
@@ -172,8 +191,9 @@ def spoil_page(scope: Any, page: dict[str, Any], token: Any) -> dict[str, Any]:
     page = copy.deepcopy(page)
     for fault in faults:
         if fault.kind == "wrong-count":
-            page["numberMatched"] += 1
-            page["context"]["matched"] += 1
+            for holder, name in ((page, "numberMatched"), (page.get("context") or {}, "matched")):
+                if name in holder:
+                    holder[name] += 1
         elif fault.kind == "drop-item":
             del page["features"][:1]
         elif fault.kind == "repeat-token":
@@ -191,7 +211,7 @@ def _repeat(page: dict[str, Any], token: Any) -> None:
     for link in page["links"]:
         if link["rel"] == "next" and "body" in link:
             if token is None:
-                link["body"].pop("next")
+                link["body"].pop("next", None)
             else:
                 link["body"]["next"] = token
 
@@ -208,12 +228,34 @@ def _spoil_item(item: dict[str, Any], fault: Fault) -> None:
         case "missing-datetime":
             item.get("properties", {}).pop("datetime", None)
         case "missing-asset":
-            item.get("assets", {}).pop(fault.asset, None)
+            item.get("assets", {}).pop(_asset(item, fault), None)
         case "hostile-href":
-            if fault.asset in item.get("assets", {}):
-                item["assets"][fault.asset]["href"] = HOSTILE_HREF
+            if (name := _asset(item, fault)) in item.get("assets", {}):
+                item["assets"][name]["href"] = HOSTILE_HREF
+        case "type-drift":
+            drift(item.get("properties", {}))
         case "wrong-offset-flag":
             properties = item.get("properties", {})
             flag = "earthsearch:boa_offset_applied"
             if flag in properties:
                 properties[flag] = not properties[flag]
+
+
+def _asset(item: dict[str, Any], fault: Fault) -> str:
+    """Return which asset is meant: the one that is named, or what stands for it where the catalog names it otherwise."""
+    assets: dict[str, Any] = item.get("assets", {})
+    if fault.asset in assets or fault.asset != ASSET:
+        return fault.asset
+    for name, asset in assets.items():
+        if "data" in (asset.get("roles") or ()):
+            return name
+    return next(iter(assets), fault.asset)
+
+
+def drift(properties: dict[str, Any]) -> None:
+    """Change the types of an item's properties as catalogs do over the years; time stays, and what it means."""
+    for name, value in properties.items():
+        if isinstance(value, bool | int | float | list):
+            properties[name] = str(value)
+        elif isinstance(value, str) and "time" not in name.lower():
+            properties[name] = [value]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 from starlette.responses import PlainTextResponse
@@ -18,7 +19,7 @@ from geostack_pipeline.sandbox.server.control import make_control_app
 from geostack_pipeline.sandbox.server.faults import FaultBoard, parse_fault
 from geostack_pipeline.sandbox.server.forward import Forward
 from geostack_pipeline.sandbox.server.serving import address, listen, serve_all
-from geostack_pipeline.sandbox.server.strict_bucket import StrictBuckets
+from geostack_pipeline.sandbox.server.strict_bucket import StrictBuckets, end_sessions
 from geostack_pipeline.sandbox.server.wrap import RequestLog, Watched
 from geostack_pipeline.sandbox.world.world import World
 
@@ -26,9 +27,12 @@ _Maker = Callable[[FaultBoard, RequestLog], ASGIApp]
 
 
 def _applications(
-    config: ServeConfig, world: World, addresses: Mapping[str, str]
+    config: ServeConfig, world: World, addresses: Mapping[str, str], forget: list[Callable[[], object]]
 ) -> tuple[dict[str, Any], dict[str, Mapping[str, StoredObject]], dict[str, _Maker]]:
-    """Return what the sandbox tells of itself, the private buckets, and makers of the applications by address name."""
+    """Return what the sandbox tells of itself, the private buckets, and makers of the applications by address name.
+
+    A server that gives logins out has ``state.forget_logins``, which ends them; it is added to ``forget``.
+    """
     dialects = [DIALECTS[name]() for name in config.providers]
     buckets: dict[str, Mapping[str, StoredObject]] = {}
     private: dict[str, Mapping[str, StoredObject]] = {}
@@ -53,7 +57,11 @@ def _applications(
             endpoints |= {name: at.private, "private": at.private}
         mounts.append((dialect.mount, dialect.key, dialect.app(publication, at)))
         for name, app in dialect.services(publication, at).items():
-            services.setdefault(name, app)
+            if name not in services:
+                services[name] = app
+                hook = getattr(getattr(app, "state", None), "forget_logins", None)
+                if hook is not None:
+                    forget.append(hook)
         providers[dialect.key] = dialect.settings(at)
         credentials |= dialect.credentials(at)
         endpoints |= {dialect.key: at.root, **at.servers}
@@ -78,13 +86,13 @@ def _applications(
     }
 
     def catalogs(board: FaultBoard, log: RequestLog) -> ASGIApp:
-        return _Mounted({path: Watched(_At(path, app), key, board, log) for path, key, app in mounts})
+        return _Mounted({path: Watched(_At(path, app), key, board, log, forget) for path, key, app in mounts})
 
     def storage(board: FaultBoard, log: RequestLog) -> ASGIApp:
-        return Watched(make_bucket_app(buckets), None, board, log)
+        return Watched(make_bucket_app(buckets), None, board, log, forget)
 
     def service(name: str) -> Callable[[FaultBoard, RequestLog], ASGIApp]:
-        return lambda board, log: Watched(services[name], name, board, log)
+        return lambda board, log: Watched(services[name], name, board, log, forget)
 
     return (
         about,
@@ -149,8 +157,9 @@ def serve(
     }
     board = FaultBoard([parse_fault(text) for text in config.faults])
     log = RequestLog()
+    forget: list[Callable[[], object]] = []
     about, private, makers = _applications(
-        config, world, {name: address(listener) for name, listener in listeners.items()}
+        config, world, {name: address(listener) for name, listener in listeners.items()}, forget
     )
     about["endpoints"]["control"] = address(listeners["control"])
     strict = StrictBuckets(private) if private else None
@@ -159,7 +168,8 @@ def serve(
         apps: dict[str, ASGIApp] = {name: make(board, log) for name, make in makers.items()}
         apps["control"] = make_control_app(about, board, log)
         if strict is not None:
-            apps["private"] = Watched(Forward(strict.address()), None, board, log)
+            forget.append(partial(end_sessions, strict.address()))
+            apps["private"] = Watched(Forward(strict.address()), None, board, log, forget)
         for name in listeners.keys() - apps.keys():
             listeners.pop(name).close()
         asyncio.run(

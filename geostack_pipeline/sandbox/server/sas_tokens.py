@@ -90,7 +90,13 @@ def make_token_app(
         )
         return JSONResponse({"msft:expiry": time_text(ends), "token": text})
 
-    return Starlette(routes=[Route(f"{MOUNT}/{{account}}/{{container}}", token)])
+    def revoke() -> None:
+        for account in accounts.values():
+            account.revoke()
+
+    app = Starlette(routes=[Route(f"{MOUNT}/{{account}}/{{container}}", token)])
+    app.state.forget_logins = revoke
+    return app
 
 
 def _problem(status: int, message: str, headers: Mapping[str, Any] | None = None) -> Response:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter, deque
+from collections.abc import Callable, Sequence
 from threading import Lock
 from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from geostack_pipeline.sandbox.server.faults import PAGES, Fault, FaultBoard
+from geostack_pipeline.sandbox.server.faults import Fault, FaultBoard
 
 _LOGIN_PAGE = (
     b"<!DOCTYPE html><html><head><title>Log in</title></head><body><h1>Please log in</h1>"
@@ -59,13 +60,22 @@ class Watched:
             bucket.
         board: The faults.
         log: The log.
+        forget: What the fault ``expired-login`` calls: each ends the logins that one server has given out.
     """
 
-    def __init__(self, app: ASGIApp, target: str | None, board: FaultBoard, log: RequestLog) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        target: str | None,
+        board: FaultBoard,
+        log: RequestLog,
+        forget: Sequence[Callable[[], object]] = (),
+    ) -> None:
         self._app = app
         self._target = target
         self._board = board
         self._log = log
+        self._forget = forget
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
@@ -96,8 +106,11 @@ class Watched:
                 entry["bytes"] += len(message.get("body", b""))
             await send(message)
 
-        wire = next((fault for fault in faults if fault.kind not in PAGES), None)
+        wire = next((fault for fault in faults if fault.is_wire), None)
         try:
+            if any(fault.kind == "expired-login" for fault in faults):
+                for end_logins in self._forget:
+                    await asyncio.to_thread(end_logins)
             if wire is None:
                 await self._app({**scope, "sandbox.faults": faults}, receive, counting)
             else:
