@@ -35,6 +35,8 @@ from geostack_pipeline.providers.registry import PROVIDERS, ProviderSpec, build_
 SETTINGS_VARIABLE = "GEOSTACK_SETTINGS"
 DEFAULT_FILE = "geostack.yaml"
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
+_TAKEN = frozenset({"plumes", "workspace", "tables", "trees", "io_manager"})
+"""The asset over all providers, and resources that are no provider."""
 _ASSET_PREFIX = re.compile(r"[a-z][a-z0-9_]{0,40}")
 
 
@@ -224,6 +226,8 @@ class Settings(_Strict):
                 raise ValueError(
                     f"provider name {key!r} must be lower-case letters, digits and _ (it names assets)"
                 )
+            if key in _TAKEN:
+                raise ValueError(f"provider name {key!r} is taken by a part of the graph; choose another one")
             known = spec(kind)
             unknown = sorted(set(own.bands) - set(known.product.bands)) if known.product.bands else []
             if unknown:

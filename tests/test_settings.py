@@ -92,3 +92,9 @@ def test_root_options_come_from_the_environment(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.delenv("PLANTED")
     with pytest.raises(SettingsError, match="PLANTED is not set"):
         settings.resolved_root_options()
+
+
+@pytest.mark.parametrize("name", ["plumes", "workspace", "io_manager"])
+def test_a_provider_cannot_take_a_name_of_the_graph(name: str) -> None:
+    with pytest.raises(SettingsError, match="is taken by a part of the graph"):
+        parse_settings({"providers": {name: {"kind": "earth_search"}}})
