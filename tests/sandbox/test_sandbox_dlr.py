@@ -19,6 +19,7 @@ from geostack_pipeline.errors import AuthError, IncompleteSearchError
 from geostack_pipeline.providers.contract import Provider
 from geostack_pipeline.providers.credentials import Secret
 from geostack_pipeline.raster.crop import plan_crop
+from geostack_pipeline.raster.fetch import WebPageError
 from geostack_pipeline.sandbox import Sandbox
 from geostack_pipeline.sandbox.dialects.dlr_items import L2A, QUICKLOOK
 from geostack_pipeline.sandbox.dialects.dlr_login import PASSWORD, WITHOUT_POLICY, WITHOUT_RIGHTS
@@ -148,15 +149,45 @@ def test_the_files_are_read_behind_the_login(dlr: Sandbox) -> None:
 def test_a_session_that_ends_in_the_middle_is_renewed(dlr: Sandbox) -> None:
     provider = _provider(dlr)
     (item,) = _items(dlr, provider, DAYS[1])
-    ref = provider.routes(item, "METADATA")[0]
-    first = bytes(provider.store(ref.store_id).get(ref.key).bytes())
-    # as if the server had forgotten it
-    provider._session._cookie = Secret("MOD_AUTH_CAS_S=ended")  # type: ignore[attr-defined]
-    page = bytes(provider.store(ref.store_id).get(ref.key).bytes())
-    assert page.startswith(b"<!DOCTYPE html>")
-    assert isinstance(provider.explain_page(page, "x"), AuthError)
+    ref = provider.routes(item, "SPECTRAL_IMAGE")[0]
+    box = tuple(item["bbox"])
+    assert plan_crop(provider.store(ref.store_id), ref.key, box, "EPSG:4326") is not None
+    dlr.fault("expired-login@dlr-files?count=1")
+    with pytest.raises(WebPageError) as caught:
+        plan_crop(provider.store(ref.store_id), ref.key, box, "EPSG:4326")
+    error = provider.explain_page(caught.value.page, "dlr item")
+    assert isinstance(error, AuthError)
+    assert "login page came instead" in str(error)
     assert provider.renew(ref.store_id)
-    assert bytes(provider.store(ref.store_id).get(ref.key).bytes()) == first
+    assert plan_crop(provider.store(ref.store_id), ref.key, box, "EPSG:4326") is not None
+    assert dlr.log()["totals"]["cas"]["POST"] == 2
+
+
+@pytest.mark.parametrize("fault", ["503@cas?count=1", "429@cas?count=1&seconds=0.1", "cut@cas?count=1"])
+def test_a_login_server_that_fails_once_is_asked_again(dlr: Sandbox, fault: str) -> None:
+    provider = _provider(dlr)
+    dlr.fault(fault)
+    (item,) = _items(dlr, provider, DAYS[1])
+    ref = provider.routes(item, "METADATA")[0]
+    assert bytes(provider.store(ref.store_id).get(ref.key).bytes()).startswith(b"<?xml")
+
+
+def test_a_login_page_of_another_make_is_named(dlr: Sandbox) -> None:
+    provider = _provider(dlr)
+    dlr.fault("html@cas")
+    with pytest.raises(AuthError, match="another way") as caught:
+        provider.store("https://download.geoservice.dlr.de")
+    assert "Log in" in str(caught.value)
+
+
+def test_a_page_that_repeats_itself_ends_the_search(dlr: Sandbox) -> None:
+    settings = dlr.settings()
+    settings["providers"]["dlr_geoservice"]["collections"] = [L2A, QUICKLOOK]
+    provider = parse_settings(settings).build_provider("dlr_geoservice", {})
+    provider.dialect = replace(provider.dialect, page_size=1)
+    dlr.fault("repeat-token@dlr_geoservice")
+    with pytest.raises(IncompleteSearchError, match="dlr_geoservice"):
+        search(provider, DAYS[1], _settings(dlr).area_list)
 
 
 @pytest.mark.parametrize(
@@ -202,6 +233,7 @@ def test_basic_opens_the_files_too(dlr: Sandbox) -> None:
         "missing-geometry@dlr_geoservice",
         "missing-datetime@dlr_geoservice",
         "missing-bbox@dlr_geoservice",
+        "type-drift@dlr_geoservice",
     ],
 )
 def test_a_fault_ends_in_all_items_or_in_one_named_error(dlr: Sandbox, fault: str) -> None:
