@@ -264,6 +264,8 @@ class RenderRequest:
     """Canonical asset key -> where it lies in the file."""
     expected_bytes: int
     """Size without compression: what a plan counts."""
+    expected_requests: int = 1
+    """Requests that it takes: more than one where the area is too large for one answer."""
     perform: Callable[[Path], Rendered] = field(compare=False)
     """Makes the request and writes the checked file to a path; raises ``AuthError``, ``TransferError`` or
     ``IntegrityError``. Thread-safe."""

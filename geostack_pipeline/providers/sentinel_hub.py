@@ -367,6 +367,7 @@ class SentinelHubProcess(SentinelHub):
             items=ids,
             bands=chosen,
             expected_bytes=grid.width * grid.height * len(bands) * 2,
+            expected_requests=len(bodies),
             perform=perform,
         )
 

@@ -33,6 +33,7 @@ from geostack_pipeline.sandbox.dialects.sentinel_hub_auth import (
     CLIENT_ID,
     CLIENT_SECRET,
     TokenBook,
+    faults_of,
     make_auth_app,
 )
 from geostack_pipeline.sandbox.dialects.sentinel_hub_items import COLLECTION, make_item
@@ -157,8 +158,10 @@ class OnlyWithToken:
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """Serve one request, or refuse it with 401."""
         headers = dict(scope["headers"])
-        given = headers.get(b"authorization")
-        if self._tokens.accepts(given.decode("latin-1") if given is not None else None):
+        given = headers.get(b"authorization", b"").decode("latin-1")
+        if any(fault.kind == "revoked-token" for fault in faults_of(scope)):
+            self._tokens.revoke(given)
+        if self._tokens.accepts(given):
             await self._app(scope, receive, send)
             return
         refusal = _refusal(

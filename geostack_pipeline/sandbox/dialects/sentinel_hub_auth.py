@@ -5,12 +5,16 @@ from __future__ import annotations
 import secrets
 import threading
 import time
+from collections.abc import Sequence
+from typing import Any
 from urllib.parse import parse_qsl
 
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
+
+from geostack_pipeline.sandbox.server.faults import Fault
 
 TOKEN_PATH = "/auth/realms/CDSE/protocol/openid-connect/token"  # noqa: S105 - an address
 CLIENT_ID = "sh-sandbox-client"
@@ -25,11 +29,11 @@ class TokenBook:
         self._lock = threading.Lock()
         self._until: dict[str, float] = {}
 
-    def issue(self) -> str:
+    def issue(self, lifetime_s: float = LIFETIME_S) -> str:
         """Return a new token."""
         token = f"sandbox.{secrets.token_urlsafe(48)}"
         with self._lock:
-            self._until[token] = time.monotonic() + LIFETIME_S
+            self._until[token] = time.monotonic() + lifetime_s
         return token
 
     def accepts(self, header: str | None) -> bool:
@@ -38,12 +42,23 @@ class TokenBook:
         with self._lock:
             return scheme.lower() == "bearer" and self._until.get(token, 0.0) > time.monotonic()
 
+    def revoke(self, header: str | None) -> None:
+        """Make the token of an ``Authorization`` header bad."""
+        with self._lock:
+            self._until.pop((header or "").partition(" ")[2], None)
+
     def revoke_all(self) -> int:
         """Make every token bad; return how many there were."""
         with self._lock:
             count = len(self._until)
             self._until.clear()
             return count
+
+
+def faults_of(scope: Any) -> Sequence[Fault]:
+    """Return the faults that a request meets."""
+    faults: Sequence[Fault] = scope.get("sandbox.faults", ())
+    return faults
 
 
 def make_auth_app(tokens: TokenBook) -> Starlette:
@@ -59,10 +74,12 @@ def make_auth_app(tokens: TokenBook) -> Starlette:
             return _refusal(401, "invalid_client", "Invalid client or Invalid client credentials")
         if form.get("client_secret") != CLIENT_SECRET:
             return _refusal(401, "unauthorized_client", "Invalid client or Invalid client credentials")
+        short = next((fault for fault in faults_of(request.scope) if fault.kind == "short-token"), None)
+        lifetime = LIFETIME_S if short is None else short.seconds or 2.0
         return JSONResponse(
             {
-                "access_token": tokens.issue(),
-                "expires_in": LIFETIME_S,
+                "access_token": tokens.issue(lifetime),
+                "expires_in": lifetime,
                 "refresh_expires_in": 0,
                 "token_type": "Bearer",
                 "not-before-policy": 0,
