@@ -12,13 +12,12 @@ import json
 import os
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Any
+from pathlib import Path
+from typing import Any, Protocol
 from urllib.parse import unquote
 
 import anyio.to_thread
 from starlette.types import ASGIApp, Receive, Scope, Send
-
-from geostack_pipeline.sandbox.dialects.base import StoredObject
 
 ACCOUNT = "123456789012"
 REGION = "us-west-2"
@@ -27,7 +26,26 @@ READ_ACTIONS = ("s3:GetObject", "s3:HeadObject", "s3:ListBucket")
 _DENIED = b"<Error><Code>AccessDenied</Code><Message>Access Denied</Message></Error>"
 
 
-def make_bucket_app(buckets: Mapping[str, Mapping[str, StoredObject]]) -> ASGIApp:
+class Stored(Protocol):
+    """What is known of an object: :class:`~geostack_pipeline.sandbox.dialects.base.StoredObject`."""
+
+    @property
+    def content_type(self) -> str: ...  # noqa: D102
+
+    @property
+    def size(self) -> int: ...  # noqa: D102
+
+    @property
+    def md5(self) -> str: ...  # noqa: D102
+
+    @property
+    def path(self) -> Path | None: ...  # noqa: D102
+
+    @property
+    def data(self) -> bytes: ...  # noqa: D102
+
+
+def make_bucket_app(buckets: Mapping[str, Mapping[str, Stored]]) -> ASGIApp:
     """Return an ASGI application that is S3 with these buckets, path-style, anonymous reads allowed."""
     register(buckets)
     for name in buckets:
@@ -57,14 +75,14 @@ def _backend() -> Any:
     return s3_backends[ACCOUNT]["aws"]
 
 
-def register(buckets: Mapping[str, Mapping[str, StoredObject]]) -> None:
+def register(buckets: Mapping[str, Mapping[str, Stored]]) -> None:
     """Make buckets in this process's moto and put their objects there, without reading them."""
     from moto.s3.models import FakeKey  # noqa: PLC0415 - see above
 
     class FileKey(FakeKey):
         """A key whose value stays where it is until it is read."""
 
-        def __init__(self, name: str, stored: StoredObject, bucket: str) -> None:
+        def __init__(self, name: str, stored: Stored, bucket: str) -> None:
             super().__init__(
                 name, b"", account_id=ACCOUNT, region_name=REGION, etag=stored.md5, bucket_name=bucket
             )

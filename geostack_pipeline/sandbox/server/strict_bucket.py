@@ -24,15 +24,15 @@ import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import httpx
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from geostack_pipeline.errors import SettingsError
-from geostack_pipeline.sandbox.dialects.base import StoredObject
 from geostack_pipeline.sandbox.processes import end_child, end_with_parent, keep_tail, read_line
 from geostack_pipeline.sandbox.server.bucket import (
     ACCOUNT,
@@ -44,16 +44,19 @@ from geostack_pipeline.sandbox.server.bucket import (
 )
 from geostack_pipeline.sandbox.server.serving import listen, serve_all
 
+if TYPE_CHECKING:
+    from geostack_pipeline.sandbox.dialects.base import StoredObject
+
 CONTROL = "/_sandbox"
 ACCESS_KEY = "SANDBOXCDSEACCESSKEY"
 """The one lasting key: it may read :data:`KEY_BUCKETS` and nothing else."""
 SECRET_KEY = "sandbox-cdse-secret-0123456789abcdefghij"  # noqa: S105 - opens a sandbox on loopback
 KEY_BUCKETS = ("eodata", "EODATA")
 
-Buckets = Mapping[str, Mapping[str, StoredObject]]
+Buckets = Mapping[str, Mapping[str, "StoredObject"]]
 
 _CREDENTIAL = re.compile(r"Credential=([^/,\s]+)/")
-_START_S = 60.0
+_START_S = 120.0
 
 
 # -- what other parts of the sandbox use ------------------------------------------------------------------------
@@ -112,6 +115,7 @@ class StrictBuckets:
             text=True,
         )
         self._tail: list[str] = []
+        self._address: str | None = None
         assert self._process.stdin is not None
         assert self._process.stderr is not None
         threading.Thread(target=keep_tail, args=(self._process.stderr, self._tail), daemon=True).start()
@@ -123,11 +127,13 @@ class StrictBuckets:
             raise self._failure() from None
 
     def address(self) -> str:
-        """Wait until the buckets answer and return where.
+        """Wait until the buckets answer and return where; later calls return it at once.
 
         Raises:
             SettingsError: The process ended or did not get ready.
         """
+        if self._address is not None:
+            return self._address
         assert self._process.stdout is not None
         stuck = threading.Timer(_START_S, self._process.kill)
         stuck.start()
@@ -137,7 +143,8 @@ class StrictBuckets:
             stuck.cancel()
         if not line:
             raise self._failure()
-        return f"http://127.0.0.1:{json.loads(line)['port']}"
+        self._address = f"http://127.0.0.1:{json.loads(line)['port']}"
+        return self._address
 
     def stop(self) -> None:
         """End the process; a second call does nothing."""
@@ -169,10 +176,23 @@ def _to_json(buckets: Buckets) -> dict[str, dict[str, dict[str, Any]]]:
     }
 
 
-def _from_json(buckets: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> Buckets:
+@dataclass(frozen=True, kw_only=True)
+class _Received:
+    """A :class:`StoredObject` in the child, which does not load the catalogs for the sake of its name."""
+
+    content_type: str
+    size: int
+    md5: str
+    path: Path | None
+    data: bytes
+
+
+def _from_json(
+    buckets: Mapping[str, Mapping[str, Mapping[str, Any]]],
+) -> Mapping[str, Mapping[str, _Received]]:
     return {
         name: {
-            key: StoredObject(
+            key: _Received(
                 content_type=stored["content_type"],
                 size=stored["size"],
                 md5=stored["md5"],
