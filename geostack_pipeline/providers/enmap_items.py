@@ -135,6 +135,7 @@ PROPERTY_SHAPES: Mapping[str, Shape] = {
     "processing:facility": "str",
     "version": "str",
     **{f"enmap:{name}": "float" for name in _NUMBERS},
+    "geostack:product": "str",
     "enmap:biomeType": "str",
     "enmap:datatakeID": "str",
     "enmap:processingDate": "time",
@@ -283,6 +284,8 @@ class EnmapForm(ItemForm):
                 "scene", "neither the id nor enmap:datatakeID and enmap:tileID name a datatake and its tile"
             )
         properties["geostack:scene"] = scene
+        # levels of one scene are no repetitions of each other
+        properties["geostack:product"] = str(item["collection"])
         platform = properties.get("platform")
         if platform is not None and platform.lower() != "enmap":
             leftovers["/properties/platform"] = platform

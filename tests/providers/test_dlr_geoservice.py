@@ -169,6 +169,7 @@ def test_bands_that_a_list_would_not_hold_are_kept_as_they_are() -> None:
         ({}, "processing:baseline", "01.05.02"),
         ({}, "processing:datetime", "2025-07-09T03:59:21.000000Z"),
         ({}, "geostack:scene", "ENMAP_DT0000140097_001"),
+        ({}, "geostack:product", "ENMAP_HSI_L2A"),
     ],
 )
 def test_what_the_catalog_writes_in_several_ways(properties: Any, name: str, expected: Any) -> None:
@@ -245,7 +246,7 @@ _JSON = st.recursive(
     ),
     value=_JSON,
 )
-@settings(max_examples=300)
+@settings(max_examples=150)
 def test_a_spoiled_item_is_canonical_or_rejected_and_canonical_stays(where: Any, value: Any) -> None:
     provider = DlrGeoservice()
     item: Any = copy.deepcopy(_item(**{"view:sun_azimuth": 1.0}))

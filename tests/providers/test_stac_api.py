@@ -227,7 +227,7 @@ _JSON = st.recursive(
     ),
     value=_JSON,
 )
-@settings(max_examples=300)
+@settings(max_examples=150)
 def test_a_spoiled_item_is_canonical_or_rejected_and_canonical_stays(where: Any, value: Any) -> None:
     provider = _build()
     item: Any = copy.deepcopy(_item())
