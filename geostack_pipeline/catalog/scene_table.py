@@ -323,7 +323,12 @@ def _restored(item: Mapping[str, Any]) -> Item:
         "bbox": list(item["bbox"]),
         "properties": dict(sorted(properties.items())),
         "links": list(item.get("links") or []),
-        "assets": {key: asset for key, asset in sorted(item["assets"].items()) if asset is not None},
+        "assets": {
+            # an object inside an asset that it lacks comes back as null, too
+            key: {name: value for name, value in asset.items() if value is not None}
+            for key, asset in sorted(item["assets"].items())
+            if asset is not None
+        },
     }
 
 
