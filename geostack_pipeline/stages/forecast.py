@@ -19,6 +19,7 @@ from obstore.exceptions import BaseError
 from geostack_pipeline.catalog.normalise import normalise
 from geostack_pipeline.catalog.scene_table import to_parquet
 from geostack_pipeline.catalog.search import search
+from geostack_pipeline.errors import GeostackError
 from geostack_pipeline.providers.contract import ObjectRef, Provider, SearchReport
 from geostack_pipeline.raster.crop import plan_crop
 from geostack_pipeline.stages import scenes, selected
@@ -232,27 +233,37 @@ def _one_object(
 
 
 def _measure(wish: Wish, ref: ObjectRef, store: ObjectStore, traffic: Traffic, spent: Traffic) -> str | None:
-    """Add what fetching one object will move; return the cache key that it will have then."""
-    header = Meter()
+    """Add what fetching one object from one place will move; return the cache key that it will have then."""
+    meter = Meter()
     try:
-        if wish.want.how == "window":
-            plan = plan_crop(store, ref.key, wish.bounds, wish.crs, meter=header)
-            if plan is not None:
-                traffic.add(
-                    ref.store_id,
-                    requests=header.requests + (plan.requests if plan.intersects else 0),
-                    moved=header.bytes_moved + (plan.bytes if plan.intersects else 0),
-                    fetched=int(plan.intersects),
-                )
-                return wish.window_key if plan.intersects else None
-        size = wish.item["assets"][wish.asset].get("file:size")
-        read = (header.requests, header.bytes_moved)
-        if size is None:
-            size = _size(store, ref, header)
-        traffic.add(ref.store_id, requests=read[0] + 1, moved=read[1] + int(size), fetched=1)
-        return wish.whole_key
+        return _planned(wish, ref, store, traffic, meter)
+    except GeostackError:
+        # A place that refuses is asked by the run as well.
+        traffic.add(ref.store_id, requests=meter.requests, moved=meter.bytes_moved)
+        raise
     finally:
-        spent.add(ref.store_id, requests=header.requests, moved=header.bytes_moved)
+        spent.add(ref.store_id, requests=meter.requests, moved=meter.bytes_moved)
+
+
+def _planned(wish: Wish, ref: ObjectRef, store: ObjectStore, traffic: Traffic, meter: Meter) -> str | None:
+    if wish.want.how == "window":
+        plan = plan_crop(store, ref.key, wish.bounds, wish.crs, meter=meter)
+        if plan is not None:
+            traffic.add(
+                ref.store_id,
+                requests=meter.requests + (plan.requests if plan.intersects else 0),
+                moved=meter.bytes_moved + (plan.bytes if plan.intersects else 0),
+                fetched=int(plan.intersects),
+            )
+            return wish.window_key if plan.intersects else None
+    # What is no tiled TIFF costs the run the look at its beginning, too.
+    requests, moved = meter.requests, meter.bytes_moved
+    size = wish.item["assets"][wish.asset].get("file:size")
+    if size is None or len(wish.routes) > 1:
+        # Also where there are several places: which of them answers must be tried, as the run will.
+        size = _size(store, ref, meter)
+    traffic.add(ref.store_id, requests=requests + 1, moved=moved + int(size), fetched=1)
+    return wish.whole_key
 
 
 def _size(store: ObjectStore, ref: ObjectRef, meter: Meter) -> int:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import dagster as dg
 import polars as pl
 import pytest
 from typer.testing import CliRunner
@@ -47,8 +48,18 @@ def served(sandbox: Any) -> dict[str, tuple[int, int]]:
     }
 
 
+def hosts_shown(instance: dg.DagsterInstance, stage: str) -> str:
+    """Return what the page of an asset says of the hosts of a date."""
+    record = instance.fetch_materializations(
+        dg.AssetRecordsFilter(asset_key=dg.AssetKey(["earth_search", stage]), asset_partitions=[LAST]),
+        limit=1,
+    ).records[0]
+    assert record.asset_materialization is not None
+    return str(record.asset_materialization.metadata["run/hosts"].value)
+
+
 def test_plan_ledger_and_servers_agree(
-    sandbox_settings: Callable[..., Path], run: Any, small_sandbox: Any
+    sandbox_settings: Callable[..., Path], run: Any, small_sandbox: Any, instance: dg.DagsterInstance
 ) -> None:
     file = sandbox_settings()
     small_sandbox.clear_log()
@@ -76,6 +87,9 @@ def test_plan_ledger_and_servers_agree(
     (host,) = [row for row in planned["hosts"] if row["purpose"] == "fetch"]
     assert host["host"] == "s3://sentinel-cogs"
     assert (host["usd"], planned["usd"]) == (0.0, 0.0)
+
+    assert "| 127.0.0.1:" in hosts_shown(instance, "scenes")
+    assert "| s3://sentinel-cogs | " in hosts_shown(instance, "granules")
 
     # What is in the cache counts nothing, and a stored date moves nothing.
     again = plan(file, "--until", "granules")

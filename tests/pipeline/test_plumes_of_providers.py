@@ -10,6 +10,8 @@ import dagster as dg
 import polars as pl
 import pytest
 import yaml
+from dagster._core.definitions.data_version import CachingStaleStatusResolver, StaleStatus
+from dagster._core.loader import LoadingContextForTest
 from typer.testing import CliRunner
 
 import geostack_pipeline as gp
@@ -150,9 +152,11 @@ def test_a_job_of_one_date_brings_its_plumes_along(two: Two) -> None:
     ).records[0]
     materialization = record.asset_materialization
     assert materialization is not None
-    assert (materialization.tags or {})["dagster/data_version"] == two.ws.artifacts.current(
-        "plumes", DAY
-    ).version
+    assert (materialization.tags or {})["dagster/data_version"] == two.stored("plumes").version
+    resolver = CachingStaleStatusResolver(
+        two.instance, two.defs.resolve_asset_graph(), LoadingContextForTest(two.instance)
+    )
+    assert resolver.get_status(dg.AssetKey(["plumes"]), DAY) == StaleStatus.FRESH
     table = str(materialization.metadata["table"].value)
     assert "earth\\_search, mirror" in table
 
