@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from geostack_pipeline.errors import SettingsError
+from geostack_pipeline.errors import AuthError, GeostackError, SettingsError, TransferError
 from geostack_pipeline.providers.base import BaseProvider
 from geostack_pipeline.providers.coerce import format_time
 from geostack_pipeline.providers.contract import (
@@ -244,6 +244,21 @@ class StacApi(BaseProvider):
     def store(self, store_id: str) -> ObjectStore:
         """Return the store of a place: anonymous, but for https hosts that get the token."""
         return self._places.store(store_id)
+
+    def explain_page(self, page: bytes, subject: str) -> GeostackError:  # noqa: ARG002 - says the same of any page
+        """Return an error of the login where file hosts get one, else of the transfer."""
+        if self._header and any(place.token for place in self._options.allow):
+            return AuthError(
+                "a web page came instead of the file: the token was not accepted for it",
+                subject=subject,
+                action="check the rights that come with the token",
+            )
+        return TransferError(
+            "a web page came instead of the file",
+            subject=subject,
+            action="open the address in a browser; a host that asks for a login needs `token: true` in options.allow",
+            retryable=True,
+        )
 
     def _header_value(self, token: Secret) -> str:
         bearer = self._options.header.lower() == "authorization"

@@ -7,6 +7,7 @@ import copy
 import io
 import json
 import pickle
+import re
 import threading
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,6 +17,7 @@ from urllib.parse import quote
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -33,6 +35,7 @@ from geostack_pipeline.providers.contract import (
 from geostack_pipeline.providers.credentials import Secret
 from geostack_pipeline.providers.dlr_geoservice import FILES, URL, DlrGeoservice
 from geostack_pipeline.providers.registry import build_provider, spec
+from geostack_pipeline.settings import parse_settings
 from tests.providers.cas_loopback import (
     EXECUTION,
     POLICY_PAGE,
@@ -619,6 +622,16 @@ def test_no_secret_is_shown_or_pickled() -> None:
         assert "SESSION" not in shown
         with pytest.raises(TypeError):
             pickle.dumps(provider)
+
+
+def test_the_documented_settings_are_settings() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "providers" / "dlr_geoservice.md").read_text(
+        encoding="utf-8"
+    )
+    (block,) = re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)
+    found = parse_settings(yaml.safe_load(block))
+    assert found.build_provider("dlr_geoservice", {}).collections == ("ENMAP_HSI_L2A",)
+    assert found.provider("dlr_geoservice").bands == spec("dlr_geoservice").product.default_bands
 
 
 def test_the_public_address_is_the_default() -> None:

@@ -5,19 +5,28 @@ from __future__ import annotations
 import copy
 import json
 import pickle
+import re
 from collections.abc import Iterator
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from geostack_pipeline.areas import Area
 from geostack_pipeline.catalog.scene_table import from_parquet, to_parquet
 from geostack_pipeline.catalog.search import search
-from geostack_pipeline.errors import CatalogError, GeostackError, HrefRefusedError, SettingsError
+from geostack_pipeline.errors import (
+    AuthError,
+    CatalogError,
+    GeostackError,
+    HrefRefusedError,
+    SettingsError,
+    TransferError,
+)
 from geostack_pipeline.providers.contract import (
     CANONICAL_PROPERTIES,
     Endpoint,
@@ -28,6 +37,7 @@ from geostack_pipeline.providers.contract import (
 )
 from geostack_pipeline.providers.credentials import Secret
 from geostack_pipeline.providers.registry import build_provider, spec
+from geostack_pipeline.providers.stac_api import Options
 from geostack_pipeline.providers.stac_items import Numbers, radiometry
 from geostack_pipeline.settings import parse_settings
 from tests.providers.cas_loopback import Answer, Seen, Server, serving
@@ -320,6 +330,30 @@ def test_the_search_body_carries_what_the_settings_send_along() -> None:
         "filter": "a = 1",
         "filter-lang": "cql2-text",
     }
+
+
+def test_the_documented_example_is_a_whole_description() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "providers" / "stac_api.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)
+    found = parse_settings(yaml.safe_load(block))
+    provider = found.build_provider("my_catalog", {})
+    bucket = "https://e84-earth-search-sentinel-data.s3.us-west-2.amazonaws.com/a.tif"
+    assert provider.locate(bucket).canonical == "s3://e84-earth-search-sentinel-data/a.tif"
+    assert found.provider("my_catalog").bands == ("B04", "B11", "B12")
+    assert set(re.findall(r"^\| `(\w+)`", text, re.MULTILINE)) >= set(Options.model_fields) - {
+        "offset",
+        "nodata",
+        "filter",
+    }
+
+
+@pytest.mark.parametrize(("token", "kind"), [(True, AuthError), (False, TransferError)])
+def test_a_page_in_place_of_a_file_is_told_by_who_gets_the_token(token: bool, kind: type) -> None:
+    places = [{"https": "data.example.org/open", "token": token}]
+    provider = _build(options={"allow": places}, credentials={"token": Secret(TOKEN)})
+    error = provider.explain_page(b"<html>", "thing")
+    assert isinstance(error, kind)
+    assert error.subject == "thing"
 
 
 # -- places ---------------------------------------------------------------------------------------
