@@ -50,3 +50,20 @@ def sandbox_settings(small_sandbox: Any, tmp_path: Path) -> Callable[..., Path]:
         return file
 
     return write
+
+
+@pytest.fixture(scope="session")
+def swath_world(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """The small synthetic world without servers; EMIT's and EnMAP's files of it are rendered on first use."""
+    from geostack_pipeline.sandbox.world.world import World
+
+    return World(tmp_path_factory.mktemp("swath-world"), small=True)
+
+
+@pytest.fixture(scope="session")
+def every_provider(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """The small synthetic world in every catalog, with their login servers; see :class:`tests.every_provider.Every`."""
+    from tests.every_provider import start
+
+    with start(tmp_path_factory.mktemp("every")) as every:
+        yield every

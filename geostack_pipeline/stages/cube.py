@@ -61,7 +61,9 @@ def build(ws: Workspace, provider: Provider, day: str, granules: Snapshot) -> Ou
     if snapshot is None:
         snapshot, stats = _write(ws, provider, day, target, granules)
     ws.artifacts.point(snapshot, run_id=ws.run_id)
-    return Outcome(snapshot=snapshot, reused=reused, checks=_checks(snapshot), stats=stats)
+    return Outcome(
+        snapshot=snapshot, reused=reused, checks=_checks(snapshot, provider.product.kind), stats=stats
+    )
 
 
 def nodes(ws: Workspace, provider: Provider, manifest: pl.DataFrame) -> dict[str, str]:
@@ -259,9 +261,9 @@ def summary(snapshot: Snapshot) -> pl.DataFrame:
     return pl.concat(frames) if frames else pl.DataFrame(schema=SUMMARY_SCHEMA)
 
 
-def _checks(snapshot: Snapshot) -> tuple[Check, ...]:
+def _checks(snapshot: Snapshot, kind: str) -> tuple[Check, ...]:
     table = summary(snapshot)
-    if "node" in table.columns:
+    if kind == "swath":
         return cube_swath.checks(table)
     low, high = PHYSICAL_RANGE
     empty = table.filter(pl.col("valid_fraction") == 0.0)

@@ -287,7 +287,9 @@ def _summary(name: str, node: Node, main: xr.DataArray, extent: _Extent) -> byte
 
 
 def checks(table: pl.DataFrame) -> tuple[Check, ...]:
-    """Judge the nodes of a date by their summaries."""
+    """Judge the nodes of a date by their summaries; a date without any passes."""
+    if not table.height:
+        table = pl.DataFrame(schema=SUMMARY_SCHEMA)
     empty = table.filter(pl.col("valid_fraction") == 0.0)
     wrong = []
     for row in table.iter_rows(named=True):
