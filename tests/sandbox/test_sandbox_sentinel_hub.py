@@ -272,6 +272,21 @@ def test_a_token_that_is_revoked_half_way_is_renewed(
     assert totals["sentinel_hub"]["status_401"] >= 1
 
 
+def test_tokens_that_end_early_are_renewed(hub: Sandbox, settings: Settings, areas: tuple[Area, ...]) -> None:
+    provider = settings.build_provider("sentinel_hub")
+    wanted = {item["id"] for item in search(provider, date.fromisoformat(DAY), areas).items}
+    hub.fault("revoked-token@sentinel_hub?count=1")
+    assert {item["id"] for item in search(provider, date.fromisoformat(DAY), areas).items} == wanted
+    hub.fault("short-token@sh-auth?seconds=0.05")
+    httpx.post(f"{hub.endpoints['sh-auth']}/revoke", trust_env=False)
+    hub.clear_log()
+    assert {item["id"] for item in search(provider, date.fromisoformat(DAY), areas).items} == wanted
+    assert hub.log()["totals"]["sh-auth"]["requests"] >= 2
+    hub.fault("revoked-token@sentinel_hub")
+    with pytest.raises(AuthError, match="the catalog refused the login"):
+        search(provider, date.fromisoformat(DAY), areas)
+
+
 def test_a_wrong_secret_is_named_and_not_shown(
     hub: Sandbox, settings: Settings, areas: tuple[Area, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
