@@ -243,7 +243,7 @@ def test_sizes_and_checksums_are_those_of_the_files(nasa: Sandbox, tmp_path: Pat
         "500@earthaccess?count=2",
         "503@earthaccess?count=1&seconds=0.1",
         "429@earthaccess?count=1&seconds=0.1",
-        "truncated@earthaccess?count=2",
+        "truncated@earthaccess?count=8",
         "html@earthaccess?count=1",
         "cut@earthaccess?count=1",
     ],
