@@ -1,0 +1,146 @@
+"""EMIT and EnMAP from the catalog to the cube: searched, fetched with a login, one node per granule."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+import rasterio
+import yaml
+
+from geostack_pipeline.sandbox.serve import Sandbox
+from geostack_pipeline.settings import load_settings
+from geostack_pipeline.stages import cube, granules, scenes, selected
+from geostack_pipeline.stages.workspace import Outcome, Workspace, open_workspace
+
+EMIT_COLLECTIONS = ["EMITL2BCH4ENH_002", "EMITL2BCH4PLM_002", "EMITL1BRAD_001", "EMITL2ARFL_001"]
+DAY = "2024-06-07"
+"""EMIT and EnMAP see one plume on it."""
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sandbox]:
+    with Sandbox.start(
+        tmp_path_factory.mktemp("world"), small=True, providers=("cmr_stac", "dlr_geoservice")
+    ) as sandbox:
+        yield sandbox
+
+
+def workspace(sandbox: Sandbox, folder: Path, **changes: Any) -> Workspace:
+    settings = {"root": "file:store", **sandbox.settings()}
+    settings["providers"]["cmr_stac"]["collections"] = EMIT_COLLECTIONS
+    for provider in settings["providers"].values():
+        provider.update(changes)
+    file = folder / "geostack.yaml"
+    file.write_text(yaml.safe_dump(settings), encoding="utf-8")
+    return open_workspace(load_settings(file))
+
+
+def run(ws: Workspace, provider: Any, day: str) -> SimpleNamespace:
+    found = scenes.build(ws, provider, day)
+    chosen = selected.build(ws, provider, day, found.snapshot)
+    fetched = granules.build(ws, provider, day, chosen.snapshot)
+    built: Outcome = cube.build(ws, provider, day, fetched.snapshot)
+    return SimpleNamespace(scenes=found, selected=chosen, granules=fetched, cube=built)
+
+
+@pytest.fixture
+def logged_in(served: Sandbox, monkeypatch: pytest.MonkeyPatch) -> Sandbox:
+    for name, value in served.credentials().items():
+        monkeypatch.setenv(name, value)
+    return served
+
+
+def test_emit_from_catalog_to_cube(logged_in: Sandbox, tmp_path: Path) -> None:
+    from geostack_pipeline.sandbox.world.emit import emit_granules
+
+    ws = workspace(logged_in, tmp_path)
+    provider = ws.settings.build_provider("cmr_stac")
+    done = run(ws, provider, DAY)
+    emit = next(g for g in emit_granules(logged_in.world) if f"{g.start:%Y-%m-%d}" == DAY)
+    expected = {
+        f"EMIT_L1B_RAD_001_{emit.name}",
+        f"EMIT_L2A_RFL_001_{emit.name}",
+        f"EMIT_L2B_CH4ENH_002_{emit.name}",
+        f"EMIT_L2B_CH4PLM_002_{emit.plumes[0].name}",
+    }
+    assert set(done.cube.snapshot.nodes) == expected
+    assert done.cube.snapshot.meta["outside"] == {}
+    assert all(check.passed for check in done.cube.checks)
+    tree = done.cube.snapshot.open()
+    assert set(tree.children) == expected
+    radiance = tree[f"EMIT_L1B_RAD_001_{emit.name}"].to_dataset()
+    with h5py.File(emit.files["RAD"]) as file:
+        bands = radiance["band_number"].values - 1
+        assert len(bands) > 50
+        assert np.array_equal(radiance["radiance"].values, file["radiance"][:][..., bands])
+    methane = tree[f"EMIT_L2B_CH4ENH_002_{emit.name}"].to_dataset()
+    assert set(np.unique(methane["plume_mask"].values)) == {0, int(emit.plumes[0].number)}
+    assert methane.attrs["scene"] == radiance.attrs["scene"] == f"EMIT_{emit.name}"
+    with rasterio.open(emit.files["CH4ENH"]) as raster:
+        column, row = ~raster.transform @ (methane["x"].values[0], methane["y"].values[0])
+        window = rasterio.windows.Window(int(column), int(row), methane.sizes["x"], methane.sizes["y"])
+        assert np.array_equal(methane["ch4_enhancement"].values, raster.read(1, window=window))
+    table = cube.summary(done.cube.snapshot)
+    assert sorted(table["node"]) == sorted(expected)
+    assert set(table["variable"]) == {"radiance", "reflectance", "ch4_enhancement", "plume_enhancement"}
+    for name in expected:
+        assert done.cube.snapshot.read(f"quicklook-{name}.png").startswith(b"\x89PNG")
+    assert done.cube.snapshot.verify() == []
+
+
+def test_nothing_is_done_twice_and_unchanged_nodes_are_taken_over(logged_in: Sandbox, tmp_path: Path) -> None:
+    ws = workspace(logged_in, tmp_path)
+    provider = ws.settings.build_provider("cmr_stac")
+    first = run(ws, provider, DAY)
+    again = run(ws, provider, DAY)
+    assert again.cube.reused
+    assert again.granules.reused
+    assert again.cube.snapshot.version == first.cube.snapshot.version
+    fewer = workspace(logged_in, tmp_path, wavelengths_nm=[[2200.0, 2400.0]])
+    other = cube.build(fewer, provider, DAY, first.granules.snapshot)
+    assert other.snapshot.version != first.cube.snapshot.version
+    assert not other.reused
+    tree = other.snapshot.open()
+    for name, node in tree.children.items():
+        if "wavelength" in node.dataset.sizes:
+            assert 2200 <= float(node["wavelength"].min()) < float(node["wavelength"].max()) <= 2400, name
+    manifest = first.granules.snapshot.open()
+    versions = cube.nodes(ws, provider, manifest)
+    changed = manifest.with_columns(sha256=manifest["sha256"].set(manifest["asset"] == "RAD", "0" * 64))
+    others = cube.nodes(ws, provider, changed)
+    assert {name for name in versions if versions[name] != others[name]} == {
+        name for name in versions if "_RAD_" in name
+    }
+
+
+def test_enmap_from_catalog_to_cube(logged_in: Sandbox, tmp_path: Path) -> None:
+    from geostack_pipeline.sandbox.world.enmap import enmap_scenes
+
+    ws = workspace(logged_in, tmp_path)
+    provider = ws.settings.build_provider("dlr_geoservice")
+    done = run(ws, provider, DAY)
+    scene = next(s for s in enmap_scenes(logged_in.world) if f"{s.start:%Y-%m-%d}" == DAY)
+    assert list(done.cube.snapshot.nodes) == [scene.id]
+    assert all(check.passed for check in done.cube.checks)
+    node = done.cube.snapshot.open()[scene.id].to_dataset()
+    with rasterio.open(scene.files["SPECTRAL_IMAGE"]) as raster:
+        column, row = ~raster.transform @ (node["x"].values[0], node["y"].values[0])
+        window = rasterio.windows.Window(int(column), int(row), node.sizes["x"], node.sizes["y"])
+        numbers = raster.read(node["band_number"].values.tolist(), window=window)
+    expected = np.where(numbers == -32768, np.nan, numbers.astype(np.float64) * 1e-4)
+    assert node["reflectance"].values == pytest.approx(expected, abs=1e-12, nan_ok=True)
+
+
+def test_a_day_without_granules_is_a_value(logged_in: Sandbox, tmp_path: Path) -> None:
+    ws = workspace(logged_in, tmp_path)
+    for key in ("cmr_stac", "dlr_geoservice"):
+        done = run(ws, ws.settings.build_provider(key), "2024-06-10")
+        assert done.cube.snapshot.nodes == {}
+        assert not done.cube.snapshot.open().children
+        assert all(check.passed for check in done.cube.checks)
