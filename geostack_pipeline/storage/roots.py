@@ -37,7 +37,17 @@ CLIENT_OPTIONS: Mapping[str, str] = {"timeout": "10m", "read_timeout": "30s", "c
 """obstore's own limit of 30 s is for a whole request with its body, which a large object on a slow
 line exceeds; a stalled connection is noticed by ``read_timeout`` instead."""
 
-_CLIENT_KEYS = {"allow_http", "proxy_url", "root_certificate", "user_agent", *CLIENT_OPTIONS}
+_CLIENT_KEYS = {
+    "allow_http",
+    "proxy_url",
+    "proxy_excludes",
+    "root_certificate",
+    "user_agent",
+    *CLIENT_OPTIONS,
+}
+_NOWHERE = "http://127.0.0.1:0"
+"""A proxy that nobody can reach."""
+_PROXIES = ("HTTPS_PROXY", "HTTP_PROXY", "ALL_PROXY")
 _FLAGS = {"allow_http", "use_environment"}
 _LEAKING = ("AWS_", "AZURE_")
 
@@ -191,12 +201,31 @@ def open_store(
         options: As for :func:`open_root`; None is none at all.
         credential_provider: Asked for the login when a request needs one, in obstore's form (``S3Credential``,
             ``AzureSASToken`` …); asked again by every request once less than five minutes of it are left, so
-            it should keep what it has got.  Not pickled with the store unless it can be.
+            it should keep what it has got.  Not pickled with the store unless it can be.  A store with one
+            follows no redirect to another host, unless the machine reaches the network through a proxy.
     """
     scheme, bucket, prefix = _parse(url)
     if scheme == "file":
         return _open_local(Path(prefix)).store
-    return _remote_maker(url, scheme, bucket, dict(options or {}), credential_provider)(prefix)
+    chosen = dict(options or {})
+    if credential_provider is not None:
+        chosen |= _stays_at_home(scheme, chosen)
+    return _remote_maker(url, scheme, bucket, chosen, credential_provider)(prefix)
+
+
+def _stays_at_home(scheme: str, options: Mapping[str, str]) -> dict[str, str]:
+    """Return client options with which a redirect to another host leads nowhere.
+
+    obstore follows redirects, which no option of it stops.  ``Authorization`` is dropped on the way, but a session
+    token (``x-amz-security-token``) is sent along, and so is a signature in the URL, as ``Referer``.  All hosts but
+    the store's own are therefore reached through a proxy that does not exist.
+    """
+    if any(os.environ.get(name) or os.environ.get(name.lower()) for name in _PROXIES):
+        return {}
+    home = urlsplit(options.get("endpoint", "")).hostname
+    if home is None and scheme == "az" and "account_name" in options:
+        home = f"{options['account_name']}.blob.core.windows.net"
+    return {} if home is None else {"proxy_url": _NOWHERE, "proxy_excludes": home}
 
 
 def reopen(url: str) -> Root:
