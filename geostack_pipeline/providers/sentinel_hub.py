@@ -266,7 +266,7 @@ class SentinelHub(BaseProvider):
         Raises:
             HrefRefusedError: Any place but the bucket of the products.
         """
-        store_id, key = self._allowed.resolve(href.rstrip("/"))
+        store_id, key = self._allowed.resolve(href.rstrip("/") if isinstance(href, str) else href)
         return ObjectRef(store_id=store_id, key=key, canonical=f"{store_id}/{key}")
 
     def routes(self, item: Item, asset: str) -> Sequence[ObjectRef]:
