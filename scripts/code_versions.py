@@ -40,7 +40,7 @@ SOURCES: dict[str, tuple[str, ...]] = {
         "raster/*.py",
         "cube/grid.py",
     ),
-    "cube": ("stages/cube.py", "cube/*.py", "raster/*.py"),
+    "cube": ("stages/cube*.py", "cube/*.py", "raster/*.py"),
     "methane": ("stages/methane.py", "methane/*.py", "cube/write*.py", "data/ch4_sentinel2.csv"),
     "plumes": ("stages/plumes.py", "methane/plume_table.py"),
 }

@@ -11,6 +11,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from obstore.exceptions import BaseError
+
 from geostack_pipeline.errors import IntegrityError, TransferError
 from geostack_pipeline.providers.contract import ObjectRef, Provider
 from geostack_pipeline.raster.crop import crop, plan_crop
@@ -71,13 +73,16 @@ class Fetcher:
         """
         # Two areas of one scene may need the same whole file: the second waits and finds it.
         with self._alone(wish.canonical):
+            known = None if self._refresh else self._cached(wish)
+            if known is not None:
+                # Before a place is opened: what is here already needs no login.
+                self._traffic.add(wish.routes[0].store_id, hits=1)
+                return known
             return by_first_route(self._provider, wish, partial(self._from, wish))
 
     def _from(self, wish: Wish, ref: ObjectRef, store: ObjectStore, subject: str) -> Blob | None:
-        known = (
-            self._cache.find(wish.window_key) if wish.want.how == "window" else None
-        ) or self._cache.find(wish.whole_key)
-        if known is not None and (not self._refresh or known.etag == self._etag(store, ref, subject)):
+        known = self._cached(wish)
+        if known is not None and known.etag == self._etag(store, ref, subject):
             self._traffic.add(ref.store_id, hits=1)
             return known
         meter = Meter()
@@ -94,6 +99,10 @@ class Fetcher:
             )
             self._moved(meter.bytes_moved)
         return blob
+
+    def _cached(self, wish: Wish) -> Blob | None:
+        window = self._cache.find(wish.window_key) if wish.want.how == "window" else None
+        return window or self._cache.find(wish.whole_key)
 
     def _fetched(self, wish: Wish, ref: ObjectRef, store: ObjectStore, meter: Meter) -> Blob | None:
         if wish.want.how == "whole":
@@ -128,9 +137,14 @@ class Fetcher:
         asset = wish.item["assets"][wish.asset]
         size, checksum = asset.get("file:size"), asset.get("file:checksum")
         try:
-            loaded = _download(
-                store, ref.key, self._incoming / wish.whole_key, file, meter, size=size, checksum=checksum
-            )
+            try:
+                loaded = _download(
+                    store, ref.key, self._incoming / wish.whole_key, file, meter, size=size, checksum=checksum
+                )
+            except IntegrityError:
+                # A login page has another size than the file: the size is the symptom, the login the cause.
+                _refuse_page(store, ref.key, meter)
+                raise
             with file.open("rb") as opened:
                 page = web_page(opened.read(PAGE_BYTES))
             if page is not None and "html" not in str(asset.get("type") or ""):
@@ -170,6 +184,17 @@ class Fetcher:
             lock = self._locks.setdefault(name, threading.Lock())
         with lock:
             yield
+
+
+def _refuse_page(store: ObjectStore, key: str, meter: Meter) -> None:
+    """Raise ``WebPageError`` if an object begins like a web page; say nothing of what else it may be."""
+    try:
+        start = bytes(store.get(key, options={"range": (0, PAGE_BYTES)}).bytes())
+    except (BaseError, OSError):
+        return
+    meter.add(requests=1, bytes_moved=len(start))
+    if (page := web_page(start)) is not None:
+        raise WebPageError.of(key, page)
 
 
 def _check_size(wish: Wish, found: int) -> None:

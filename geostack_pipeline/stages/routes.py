@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeVar
 
-from geostack_pipeline.errors import AuthError, GeostackError
+from geostack_pipeline.errors import AuthError, GeostackError, TransferError
 from geostack_pipeline.raster.fetch import WebPageError
 
 if TYPE_CHECKING:
@@ -20,20 +20,23 @@ Work = Callable[["ObjectRef", "ObjectStore", str], T]
 
 
 def by_first_route(provider: Provider, wish: Wish, work: Work[T]) -> T:
-    """Return what ``work`` makes of the first place that does not refuse the login.
+    """Return what ``work`` makes of the first place that gives the object.
+
+    The next place is tried where one refuses the login, or does not answer.
 
     Raises:
         AuthError: Every place refused the login, also after it was renewed.
         GeostackError: Whatever else ``work`` raises, with the item and asset as its subject.
     """
-    refused: GeostackError | None = None
-    for ref in wish.routes:
+    for ref in wish.routes[:-1]:
         try:
             return _by(provider, wish, ref, work)
-        except AuthError as error:
-            refused = error
-    assert refused is not None
-    raise refused
+        except AuthError:
+            continue
+        except TransferError as error:
+            if not error.retryable:
+                raise
+    return _by(provider, wish, wish.routes[-1], work)
 
 
 def _by(provider: Provider, wish: Wish, ref: ObjectRef, work: Work[T]) -> T:

@@ -22,7 +22,7 @@ def _script() -> ModuleType:
     return module
 
 
-@pytest.mark.parametrize("stage", ["scenes", "selected", "granules", "cube", "methane"])
+@pytest.mark.parametrize("stage", sorted(_script().SOURCES))
 def test_the_source_is_the_recorded_one(stage: str) -> None:
     now = _script().present()[stage]
     assert now == RECORD[stage], (
