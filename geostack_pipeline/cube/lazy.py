@@ -33,7 +33,9 @@ class _Lazy(BackendArray):
             if isinstance(index, slice):
                 start, stop, step = index.indices(size)
                 if step < 0:
-                    raise NotImplementedError  # pragma: no cover - xarray turns slices round by itself
+                    # The same pixels from the other end.
+                    wanted = range(start, stop, step)
+                    start, stop = (wanted[-1], wanted[0] + 1) if wanted else (0, 0)
                 box.append(slice(start, max(start, stop)))
                 chosen.append(slice(None, None, step))
             else:
