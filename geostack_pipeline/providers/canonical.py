@@ -253,9 +253,14 @@ class ItemForm(ABC):
             rel, own = str(link.get("rel")), link["href"].startswith(tuple(self.homes))
             if rel in _NAVIGATION and (own or rel != "self"):
                 continue
-            coerced = coerce(link, LINK_SHAPE, f"/links/{index}", leftovers)
-            if coerced is not MISSING and "href" in coerced:
-                kept.append(dict(sorted(coerced.items())))
+            aside: dict[str, Any] = {}
+            coerced = coerce(link, LINK_SHAPE, f"/links/{index}", aside)
+            if coerced is MISSING or not {"rel", "href"} <= coerced.keys():
+                # STAC asks for both, and so do those who write the scene list.
+                leftovers[f"/links/{index}"] = link
+                continue
+            leftovers.update(aside)
+            kept.append(dict(sorted(coerced.items())))
         return sorted(kept, key=json_text)
 
 
