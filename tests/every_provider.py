@@ -17,6 +17,7 @@ from geostack_pipeline.catalog.normalise import Normalised, normalise
 from geostack_pipeline.catalog.retry import RetryPolicy
 from geostack_pipeline.catalog.search import search
 from geostack_pipeline.cube.grid import grid_for
+from geostack_pipeline.providers import earthdata, oauth
 from geostack_pipeline.providers.contract import AreaRenderer, Item, Provider
 from geostack_pipeline.providers.credentials import Secret
 from geostack_pipeline.sandbox import Sandbox
@@ -64,10 +65,37 @@ class Every:
         return {field.name: Secret(known[field.variable]) for field in fields if field.variable in known}
 
     def provider(
-        self, key: str, *, logins: Mapping[str, Secret] | None = None, timeout_s: float = 10.0, page: int = 0
+        self,
+        key: str,
+        *,
+        logins: Mapping[str, Secret] | None = None,
+        timeout_s: float = 10.0,
+        page: int = 0,
+        options: Mapping[str, Any] | None = None,
+        urls: Mapping[str, str] | None = None,
     ) -> Provider:
-        """Return a provider whose requests end soon, with pages of a size that the test chooses."""
-        made = self.settings().build_provider(key, self.logins(key) if logins is None else logins)
+        """Return a provider that has not logged in yet and whose requests end soon.
+
+        Args:
+            key: Which one.
+            logins: Its login; None takes the sandbox's.
+            timeout_s: Time limit of a search request.
+            page: Items per page; 0 takes the provider's own.
+            options: Added to its options.
+            urls: Server (``url`` is the catalog) -> where another one answers in its place.
+        """
+        forget_logins()
+        raw = self.sandbox.settings()["providers"]
+        own = raw[key]
+        own["options"] = {**own.get("options", {}), **(options or {})}
+        for name, url in (urls or {}).items():
+            if name == "url":
+                own["url"] = url
+            else:
+                assert name in own["endpoints"], sorted(own["endpoints"])
+                own["endpoints"][name]["url"] = url
+        settings = self.settings(providers=raw)
+        made = settings.build_provider(key, self.logins(key) if logins is None else logins)
         made.dialect = replace(
             made.dialect, request_timeout_s=timeout_s, page_size=page or made.dialect.page_size
         )
@@ -97,8 +125,8 @@ class Every:
         day = day or self.day(provider.key)
         return normalise(provider, search(provider, day, self.areas, policy=QUICK).items, day, self.areas)
 
-    def fetch(self, provider: Provider, item: Item) -> str:
-        """Fetch the first wanted asset of an item into an empty cache; return its SHA-256."""
+    def fetch(self, provider: Provider, item: Item, *, web: bool = False) -> str:
+        """Fetch the first wanted asset of an item into an empty cache, maybe not from a bucket; return its SHA-256."""
         settings = self.settings()
         ws = open_workspace(settings)
         shape = footprints.footprint(item["geometry"])
@@ -120,11 +148,26 @@ class Every:
             item=item,
             want=want,
             coverage=1.0,
-            routes=provider.routes(item, want.asset),
+            routes=[
+                ref
+                for ref in provider.routes(item, want.asset)
+                if not (web and ref.store_id.startswith("s3://"))
+            ],
         )
         blob = Fetcher(ws, provider, scratch, Traffic()).fetch(wish)
         assert blob is not None
         return blob.sha256
+
+
+def forget_logins() -> None:
+    """Forget what this process shares between providers: its logins."""
+    oauth._held.clear()
+    earthdata._logins.clear()
+
+
+def by_password(every: Every, key: str) -> dict[str, Secret]:
+    """Return a provider's login without a token that was given."""
+    return {name: secret for name, secret in every.logins(key).items() if name != "token"}
 
 
 def ids(found: Normalised) -> list[str]:

@@ -29,6 +29,7 @@ class Listener:
         self.redirect: str | None = None
         self.status = 307
         self.page = b'{"type":"FeatureCollection","features":[],"access_token":"x","expires_in":60}'
+        self.kind = "application/json"
         self.requests: list[tuple[str, dict[str, str], bytes]] = []
 
     @property
@@ -68,7 +69,7 @@ def listening(redirect: str | None = None) -> Iterator[Listener]:
             self.send_response(200 if heard.redirect is None else heard.status)
             if heard.redirect is not None:
                 self.send_header("Location", heard.redirect)
-            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Type", heard.kind)
             self.send_header("Last-Modified", "Sat, 01 Jun 2024 00:00:00 GMT")
             self.send_header("ETag", '"e"')
             self.send_header("Content-Length", str(len(body)))
