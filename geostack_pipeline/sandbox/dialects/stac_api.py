@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any, ClassVar
 from urllib.parse import urlencode
 
@@ -397,7 +398,11 @@ def _start(found: Sequence[Item], token: Any) -> int:
 
 def _from_query(parameters: Mapping[str, str]) -> dict[str, Any]:
     """Return the search body that a GET query means."""
-    return {
+    body: dict[str, Any] = {
         name: text.split(",") if name in {"bbox", "collections", "ids"} else text
         for name, text in parameters.items()
     }
+    # What is no JSON stays text, which is refused like any other geometry that is none.
+    with suppress(ValueError):
+        body["intersects"] = json.loads(body.get("intersects", "null"))
+    return body
