@@ -105,35 +105,31 @@ class ProviderOutcome:
 
 
 def _print_providers(outcomes: Sequence[ProviderOutcome]) -> None:
-    numbers = (
-        "scenes",
-        "selected",
-        "nodes",
-        "requests",
-        "moved",
-        "whole files",
-        "candidates",
-        "failed",
-        "seconds",
-    )
+    # Eighty columns hold it: the names of providers are long.
+    numbers = ("scenes", "nodes", "requests", "moved", "whole", "plumes", "seconds")
     shown = table("all providers", "provider", *numbers, right=numbers)
+    shown.columns[0].no_wrap = True
+    for column in shown.columns[1:]:
+        column.no_wrap = True
     for one in outcomes:
         stats = one.report.stats
         methane = any(row["plumes"] is not None for row in one.rows)
         shown.add_row(
             one.report.provider,
-            str(one.total("scenes")),
             str(one.total("selected")),
             str(sum(len(row["cube"]) for row in one.rows)),
             f"{stats.get('granules/requests', 0):.0f}",
             size(stats.get("granules/bytes_moved", 0)),
             size(one.total("whole_bytes")),
             str(one.total("plumes")) if methane else "-",
-            str(len(one.report.failed)),
             f"{one.seconds:.1f}",
         )
     console.print()
     console.print(shown)
+    console.print(
+        "selected scenes, cube nodes, requests and bytes moved for files against whole files, plume candidates",
+        style="dim",
+    )
     for one in outcomes[1:]:
         for day, error in one.report.failed.items():
             errors.print(f"[red]failed[/red] {one.report.provider} {day}: ", end="")
