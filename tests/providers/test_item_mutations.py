@@ -55,13 +55,13 @@ def catalog(request: pytest.FixtureRequest, every_provider: Every) -> tuple[Prov
 
 
 HUGE = [
-    "x" * 200_000,
+    "x" * 50_000,
     10**400,
     -(10**30),
     1e308,
-    [0.0] * 20_000,
-    {str(number): number for number in range(2_000)},
-    [[[0.0, 0.0]] * 3] * 500,
+    [0.0] * 4_000,
+    {str(number): number for number in range(400)},
+    [[[0.0, 0.0]] * 3] * 200,
 ]
 ODD = [
     *(None, True, False, 0, -1, 0.5, "", " ", "NaN", "null", "1e5", "-0", "2024-02-30T00:00:00Z", "[1, 2]"),
@@ -104,6 +104,8 @@ def mutate(item: Item, mutations: Sequence[tuple[str, int, int, Any]]) -> Item:
         if not found:
             break
         container, key = found[number % len(found)]
+        # A copy: what is put in may itself be changed by the next mutation.
+        value = copy.deepcopy(value)
         match what:
             case "drop":
                 del container[key]
@@ -113,7 +115,7 @@ def mutate(item: Item, mutations: Sequence[tuple[str, int, int, Any]]) -> Item:
                 for _ in range(2 + number % 40):
                     container[key] = [container[key]] if number % 2 else {"x": container[key]}
             case "huge":
-                container[key] = HUGE[number % len(HUGE)]
+                container[key] = copy.deepcopy(HUGE[number % len(HUGE)])
             case "add" if isinstance(container, dict):
                 container[f"new:{number}"] = value
             case _:
