@@ -23,6 +23,8 @@ from geostack_pipeline.stages import cube, granules, scenes, selected
 from geostack_pipeline.stages.workspace import open_workspace
 from geostack_pipeline.storage.snapshot import Snapshot
 
+pytestmark = pytest.mark.slow  # four catalogs rendered and run: minutes
+
 PROVIDERS = ("earth_search", "planetary_computer", "cdse", "sentinel_hub")
 DAYS = ("2024-06-02", "2024-06-06")
 """Two tiles in two UTM zones, each processed twice; a swath's edge, with wrong offsets in two catalogs."""

@@ -13,6 +13,7 @@ import pytest
 from typer.testing import CliRunner
 
 from geostack_pipeline.cli import app
+from geostack_pipeline.commands.console import console
 from geostack_pipeline.stages import ledger
 from geostack_pipeline.stages.egress import UNKNOWN, price_of
 
@@ -120,12 +121,15 @@ def test_an_offline_plan_asks_nobody(sandbox_settings: Callable[..., Path], smal
     }
 
 
-def test_a_plan_for_people_says_hosts_and_cost(sandbox_settings: Callable[..., Path]) -> None:
+def test_a_plan_for_people_says_hosts_and_cost(
+    sandbox_settings: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The console takes its width from the environment when it is made, which another test may have done.
+    monkeypatch.setattr(console, "width", 200)
     file = sandbox_settings(egress_usd_per_gb={"s3://sentinel-cogs": 1000.0})
     result = CliRunner().invoke(
         app,
         ["plan", "--settings", str(file), "--from", LAST, "--provider", "earth_search"],
-        env={"COLUMNS": "200"},
     )
     assert result.exit_code == 0, result.output
     assert "s3://sentinel-cogs" in result.output

@@ -177,7 +177,7 @@ def run(provider: Provider, items: list[Item], examples: int) -> None:
 
 
 def test_a_few_hundred_mutations(catalog: tuple[Provider, list[Item]]) -> None:
-    run(*catalog, examples=40)
+    run(*catalog, examples=25)
 
 
 @pytest.mark.slow

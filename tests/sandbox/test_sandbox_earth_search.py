@@ -404,7 +404,7 @@ def _encoding(world: World, scene_id: str) -> Any:
 
 def test_settings_and_truth_are_ready_to_use(sandbox, world):
     settings = sandbox.settings()
-    assert set(settings) == {"start_date", "areas", "providers"}
+    assert set(settings) == {"start_date", "end_date", "areas", "providers"}
     assert settings["areas"]["hassi"]["bbox"] == list(world.areas[1].bbox)
     provider = settings["providers"]["earth_search"]
     assert provider["url"] == sandbox.endpoints["earth_search"]

@@ -38,16 +38,22 @@ def _one_scene(world: World) -> dict[str, list[Encoding]]:
     return {scene.id: EarthSearchDialect().encodings(scene)}
 
 
+def _shared(mine, folder):
+    """The hashes of the same files in a world that other catalogs may have had rendered in their forms as well."""
+    return {name: digest for name, digest in _hashes(folder).items() if name in mine}
+
+
 def test_same_seed_same_bytes_other_seed_other_bytes(world, tmp_path):
     served = world.folder / "scenes" / "S2A_20240607T071621_T39SYC"
     again = World(tmp_path, small=True)
     assert again.prepare(_one_scene(again)) == 1
-    assert _hashes(again.folder / "scenes" / served.name) == _hashes(served)
-    assert len(_hashes(served)) == 9  # six bands, classification, listing, facts
+    mine = _hashes(again.folder / "scenes" / served.name)
+    assert mine == _shared(mine, served)
+    assert len(mine) == 9  # six bands, classification, listing, facts
     other = World(tmp_path, seed=7, small=True)
     other.prepare(_one_scene(other))
     theirs = _hashes(other.folder / "scenes" / served.name)
-    assert {name for name in theirs if theirs[name] != _hashes(served)[name]} >= {
+    assert {name for name in theirs if theirs[name] != mine[name]} >= {
         f"cog-05.10-plus0/{band}.tif" for band in world.plan.bands
     }
 
@@ -63,7 +69,8 @@ def test_worker_processes_write_the_same_bytes(world, tmp_path):
     assert again.prepare(wanted, workers=2, progress=lambda done, total: heard.append((done, total))) == 3
     assert sorted(heard) == [(1, 3), (2, 3), (3, 3)]
     for name in wanted:
-        assert _hashes(again.folder / "scenes" / name) == _hashes(world.folder / "scenes" / name)
+        mine = _hashes(again.folder / "scenes" / name)
+        assert mine == _shared(mine, world.folder / "scenes" / name)
     assert again.prepare(wanted) == 0
 
 
