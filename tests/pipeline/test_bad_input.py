@@ -255,6 +255,7 @@ def test_a_full_disk_is_named_and_what_was_stored_stays(
                 assert snapshot.verify() == []
 
 
+@pytest.mark.slow
 def test_ctrl_c_leaves_nothing_torn(sandbox_settings: Callable[..., Path], tmp_path: Path, run: Any) -> None:
     import signal
     import time

@@ -69,6 +69,7 @@ def two(tmp_path_factory: pytest.TempPathFactory, small_sandbox: Any) -> Iterato
         yield Two(file, instance)
 
 
+@pytest.mark.slow
 def test_a_plume_of_two_catalogs_is_one_row(two: Two) -> None:
     report = two.launch("earth_search")
     assert report.failed == {}

@@ -169,7 +169,7 @@ _values = st.recursive(
 )
 
 
-@settings(max_examples=400)
+@settings(max_examples=100)
 @given(data=st.data())
 def test_a_damaged_granule_is_canonical_or_rejected(granule: dict[str, Any], data: st.DataObject) -> None:
     broken: Any = copy.deepcopy(granule)

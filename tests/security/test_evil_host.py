@@ -86,7 +86,7 @@ CASES = [(key, server) for key, names in SERVERS.items() for server in names]
 
 @pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize(("key", "server"), CASES)
-@pytest.mark.parametrize("status", [302, 307])
+@pytest.mark.parametrize("status", [302, pytest.param(307, marks=pytest.mark.slow)])
 def test_a_redirect_shows_nobody_a_login(
     every_provider: Every, evil: Listener, planted: set[str], key: str, server: str, status: int
 ) -> None:
