@@ -12,6 +12,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
+from geostack_pipeline.providers.coerce import format_time
+
 if TYPE_CHECKING:
     from obstore.store import ObjectStore
 
@@ -31,6 +33,11 @@ class SearchWindow:
     """First instant after the window, exclusive, UTC."""
     bbox: tuple[float, float, float, float]
     """West, south, east, north with west <= east; degrees, WGS 84."""
+
+    @property
+    def interval(self) -> str:
+        """The window as the closed interval of a search body; fractions of a second only where there are any."""
+        return "/".join(format_time(moment).replace(".000000Z", "Z") for moment in (self.start, self.end))
 
 
 @dataclass(frozen=True, kw_only=True)

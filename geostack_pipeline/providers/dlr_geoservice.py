@@ -16,7 +16,6 @@ from __future__ import annotations
 import base64
 import threading
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
 
@@ -26,7 +25,7 @@ from geostack_pipeline.errors import AuthError, GeostackError, HrefRefusedError,
 from geostack_pipeline.providers.base import BaseProvider
 from geostack_pipeline.providers.cas import CasSession
 from geostack_pipeline.providers.cas_pages import Cause, cause_of
-from geostack_pipeline.providers.coerce import format_time
+from geostack_pipeline.providers.configuring import chosen
 from geostack_pipeline.providers.contract import (
     Dialect,
     Endpoint,
@@ -155,7 +154,7 @@ class DlrGeoservice(BaseProvider):
         body: dict[str, Any] = {
             "collections": list(self.collections),
             "bbox": list(window.bbox),
-            "datetime": f"{_second(window.start)}/{_second(window.end)}",
+            "datetime": window.interval,
         }
         chosen = self._options.filter
         if chosen is not None:
@@ -289,11 +288,6 @@ def _address(key: str, name: str, endpoint: Endpoint | None, default: str) -> tu
     return url, plain
 
 
-def _second(moment: datetime) -> str:
-    """Return a UTC time for a search body; fractions of a second only where there are any."""
-    return format_time(moment.astimezone(UTC)).replace(".000000Z", "Z")
-
-
 def _build(config: ProviderConfig) -> DlrGeoservice:
     try:
         options = Options.model_validate(dict(config.options))
@@ -305,18 +299,7 @@ def _build(config: ProviderConfig) -> DlrGeoservice:
             found=first["msg"],
             action="see docs/providers/dlr_geoservice.md",
         ) from None
-    given: dict[str, Any] = {}
-    if config.url:
-        given["url"] = config.url
-    if config.collections:
-        given["collections"] = config.collections
-    return DlrGeoservice(
-        key=config.key,
-        endpoints=config.endpoints,
-        options=options,
-        credentials=config.credentials,
-        **given,
-    )
+    return DlrGeoservice(**chosen(config), options=options, credentials=config.credentials)
 
 
 SPEC = ProviderSpec(

@@ -14,14 +14,14 @@ Seen in recorded answers and in the catalog's issues:
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from geostack_pipeline.errors import HrefRefusedError, SettingsError
 from geostack_pipeline.providers import sentinel2
 from geostack_pipeline.providers.base import BaseProvider
 from geostack_pipeline.providers.canonical import OWN_PROPERTIES, finite, first_band
-from geostack_pipeline.providers.coerce import Shape, format_time
+from geostack_pipeline.providers.coerce import Shape
+from geostack_pipeline.providers.configuring import chosen
 from geostack_pipeline.providers.contract import (
     Dialect,
     Endpoint,
@@ -302,7 +302,7 @@ class EarthSearch(BaseProvider):
         body: dict[str, Any] = {
             "collections": list(self.collections),
             "bbox": list(window.bbox),
-            "datetime": f"{_second(window.start)}/{_second(window.end)}",
+            "datetime": window.interval,
         }
         if self._query is not None:
             body["query"] = self._query
@@ -359,20 +359,9 @@ def _baseline(properties: Mapping[str, Any]) -> str | None:
     return baseline_of(properties, product)
 
 
-def _second(moment: datetime) -> str:
-    """Return a UTC time for a search body; fractions of a second only where there are any."""
-    text = format_time(moment.astimezone(UTC))
-    return text.replace(".000000Z", "Z")
-
-
 def _build(config: ProviderConfig) -> EarthSearch:
     refuse_options(config)
-    given: dict[str, Any] = {"key": config.key, "endpoints": config.endpoints}
-    if config.url:
-        given["url"] = config.url
-    if config.collections:
-        given["collections"] = config.collections
-    return EarthSearch(**given)
+    return EarthSearch(**chosen(config))
 
 
 SPEC = ProviderSpec(title="Element 84 Earth Search", product=sentinel2.PRODUCT, build=_build)

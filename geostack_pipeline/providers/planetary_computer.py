@@ -12,20 +12,17 @@ Seen in recorded answers and in the catalog's issues:
 
 from __future__ import annotations
 
-import ipaddress
 import threading
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, NoReturn
-from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from geostack_pipeline.errors import HrefRefusedError, SettingsError
 from geostack_pipeline.providers import sentinel2
 from geostack_pipeline.providers.azure_sas import SasLogin, SasTokens
 from geostack_pipeline.providers.base import BaseProvider
-from geostack_pipeline.providers.coerce import format_time
+from geostack_pipeline.providers.configuring import check_endpoint, chosen, read_options
 from geostack_pipeline.providers.contract import Dialect, Endpoint, Item, ObjectRef, SearchWindow
 from geostack_pipeline.providers.credentials import CredentialField, Secret
 from geostack_pipeline.providers.planetary_computer_items import COLLECTION, PlanetaryComputerForm
@@ -119,7 +116,7 @@ class PlanetaryComputer(BaseProvider):
         self._endpoints = dict(endpoints or {})
         names = (TOKENS, *(account for account, _ in CONTAINERS.values()))
         for name, endpoint in self._endpoints.items():
-            _check_endpoint(key, name, endpoint, names)
+            check_endpoint(key, name, endpoint, names)
         self.key = key
         self.url = url.rstrip("/")
         self.collections: Sequence[str] = tuple(collections)
@@ -151,7 +148,7 @@ class PlanetaryComputer(BaseProvider):
         body: dict[str, Any] = {
             "collections": list(self.collections),
             "bbox": list(window.bbox),
-            "datetime": f"{_second(window.start)}/{_second(window.end)}",
+            "datetime": window.interval,
         }
         if self._query is not None:
             body["query"] = self._query
@@ -225,67 +222,16 @@ class PlanetaryComputer(BaseProvider):
         return self._stores[store_id]
 
 
-def _check_endpoint(key: str, name: str, endpoint: Endpoint, names: Sequence[str]) -> None:
-    """Raise for an endpoint that is never asked, or that would show a signature to the network."""
-    if name not in names:
-        raise SettingsError(
-            "an endpoint is given for something that is never asked",
-            subject=f"{key} endpoint {name!r}",
-            action=f"choose among {', '.join(names)}",
-        )
-    if endpoint.url is None:
-        return
-    parts = urlsplit(endpoint.url)
-    plain = parts.scheme == "http" and endpoint.allow_http and _is_loopback(parts.hostname or "")
-    if "@" in parts.netloc or parts.query or parts.fragment or not (parts.scheme == "https" or plain):
-        raise SettingsError(
-            "the endpoint cannot be used",
-            subject=f"{key} endpoint {name!r}",
-            found=f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"[:120],
-            action="give an https address without login and query; plain http (allow_http) is for loopback only",
-        )
-
-
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
-
-
-def _second(moment: datetime) -> str:
-    """Return a UTC time for a search body; fractions of a second only where there are any."""
-    return format_time(moment.astimezone(UTC)).replace(".000000Z", "Z")
-
-
 def _build(config: ProviderConfig) -> PlanetaryComputer:
-    try:
-        options = _Options.model_validate(dict(config.options))
-    except ValidationError as error:
-        wrong = "; ".join(
-            f"{'.'.join(str(part) for part in each['loc'])}: {each['msg']}"
-            for each in error.errors(include_input=False, include_url=False)
-        )
-        raise SettingsError(
-            "has options that are not known or malformed",
-            subject=f"providers.{config.key}.options",
-            found=wrong[:300],
-            action="this provider has query (STAC query) and filter (CQL2-JSON)",
-        ) from None
-    given: dict[str, Any] = {
-        "key": config.key,
-        "endpoints": config.endpoints,
-        "query": options.query,
-        "cql2": options.filter,
-        "subscription_key": config.credentials.get(SUBSCRIPTION_KEY.name),
-    }
-    if config.url:
-        given["url"] = config.url
-    if config.collections:
-        given["collections"] = config.collections
-    return PlanetaryComputer(**given)
+    options = read_options(
+        config, _Options, action="this provider has query (STAC query) and filter (CQL2-JSON)"
+    )
+    return PlanetaryComputer(
+        **chosen(config),
+        query=options.query,
+        cql2=options.filter,
+        subscription_key=config.credentials.get(SUBSCRIPTION_KEY.name),
+    )
 
 
 SPEC = ProviderSpec(

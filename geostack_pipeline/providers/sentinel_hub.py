@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
@@ -25,7 +24,8 @@ from geostack_pipeline.errors import AuthError, GeostackError, HrefRefusedError,
 from geostack_pipeline.providers import sentinel2
 from geostack_pipeline.providers import sentinel_hub_items as items_of
 from geostack_pipeline.providers.base import BaseProvider
-from geostack_pipeline.providers.coerce import format_time, parse_time
+from geostack_pipeline.providers.coerce import parse_time
+from geostack_pipeline.providers.configuring import chosen
 from geostack_pipeline.providers.contract import (
     Dialect,
     Endpoint,
@@ -234,7 +234,7 @@ class SentinelHub(BaseProvider):
         body: dict[str, Any] = {
             "collections": list(self.collections),
             "bbox": list(window.bbox),
-            "datetime": f"{_second(window.start)}/{_second(window.end)}",
+            "datetime": window.interval,
         }
         if self._filter is not None:
             body |= {"filter": self._filter, "filter-lang": "cql2-json"}
@@ -389,11 +389,6 @@ def _below(url: str, path: str) -> str:
     return url if urlsplit(url).path.strip("/") else f"{url.rstrip('/')}{path}"
 
 
-def _second(moment: datetime) -> str:
-    """Return a UTC time for a search body; fractions of a second only where there are any."""
-    return format_time(moment.astimezone(UTC)).replace(".000000Z", "Z")
-
-
 def _options(config: ProviderConfig) -> Options:
     try:
         return Options.model_validate(dict(config.options))
@@ -410,17 +405,7 @@ def _options(config: ProviderConfig) -> Options:
 def _build(config: ProviderConfig) -> SentinelHub:
     options = _options(config)
     kind = SentinelHubProcess if options.source == "process" else SentinelHub
-    given: dict[str, Any] = {
-        "key": config.key,
-        "endpoints": config.endpoints,
-        "credentials": config.credentials,
-        "filter": options.filter,
-    }
-    if config.url:
-        given["url"] = config.url
-    if config.collections:
-        given["collections"] = config.collections
-    return kind(**given)
+    return kind(**chosen(config), credentials=config.credentials, filter=options.filter)
 
 
 SPEC = ProviderSpec(

@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
-from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
 
@@ -19,7 +17,6 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from geostack_pipeline.errors import AuthError, GeostackError, SettingsError, TransferError
 from geostack_pipeline.providers.base import BaseProvider
-from geostack_pipeline.providers.coerce import format_time
 from geostack_pipeline.providers.contract import (
     Dialect,
     Endpoint,
@@ -33,6 +30,7 @@ from geostack_pipeline.providers.credentials import CredentialField, Credentials
 from geostack_pipeline.providers.registry import ProviderConfig, ProviderSpec
 from geostack_pipeline.providers.stac_items import CLASSES, ConfiguredForm, Description, Numbers
 from geostack_pipeline.providers.stac_rules import AllowedPlace, Places
+from geostack_pipeline.storage.hrefs import is_loopback
 
 if TYPE_CHECKING:
     from obstore.store import ObjectStore
@@ -195,7 +193,7 @@ class StacApi(BaseProvider):
         body: dict[str, Any] = {
             "collections": list(self.collections),
             "bbox": list(window.bbox),
-            "datetime": f"{_second(window.start)}/{_second(window.end)}",
+            "datetime": window.interval,
         }
         if self._options.query is not None:
             body["query"] = dict(self._options.query)
@@ -280,17 +278,7 @@ def product_of(options: Options) -> Product:
 def _is_private(url: str) -> bool:
     """Return whether nobody on the way can read what is sent: https, or this machine itself."""
     parts = urlsplit(url)
-    if parts.scheme == "https" or parts.hostname == "localhost":
-        return True
-    try:
-        return ip_address(parts.hostname or "").is_loopback
-    except ValueError:
-        return False
-
-
-def _second(moment: datetime) -> str:
-    """Return a UTC time for a search body; fractions of a second only where there are any."""
-    return format_time(moment.astimezone(UTC)).replace(".000000Z", "Z")
+    return parts.scheme == "https" or is_loopback(parts.hostname or "")
 
 
 def _build(config: ProviderConfig) -> StacApi:

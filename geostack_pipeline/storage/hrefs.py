@@ -46,7 +46,7 @@ class HostRule:
     """Exact port; None is the scheme's own, which hrefs then must not spell out."""
 
     def __post_init__(self) -> None:
-        if self.scheme == "http" and not _is_loopback(self.host):
+        if self.scheme == "http" and not is_loopback(self.host):
             raise SettingsError(
                 "plain http is for loopback only",
                 subject=f"href rule {self.host}",
@@ -268,7 +268,8 @@ def _is_ip(host: str) -> bool:
     return bool(_NUMERIC_LABEL.fullmatch(host.rstrip(".").rsplit(".", 1)[-1]))
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Return whether a host name or address is this machine itself."""
     if host == "localhost":
         return True
     try:

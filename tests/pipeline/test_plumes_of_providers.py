@@ -23,6 +23,8 @@ from geostack_pipeline.stages.plan import make_plan
 from geostack_pipeline.stages.workspace import Workspace, open_workspace
 from geostack_pipeline.storage.snapshot import Snapshot
 
+pytestmark = pytest.mark.slow  # the tests build on one another: the first brings both catalogs up to date
+
 DAYS = ("2024-06-02", "2024-06-07")
 """The second date has plumes, the first is its reference."""
 DAY = DAYS[1]
@@ -69,7 +71,6 @@ def two(tmp_path_factory: pytest.TempPathFactory, small_sandbox: Any) -> Iterato
         yield Two(file, instance)
 
 
-@pytest.mark.slow
 def test_a_plume_of_two_catalogs_is_one_row(two: Two) -> None:
     report = two.launch("earth_search")
     assert report.failed == {}
