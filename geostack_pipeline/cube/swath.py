@@ -226,22 +226,46 @@ def _plane(file: EmitFile, band: int, attributes: Mapping[str, Any]) -> xr.Varia
 
 
 def _observation(file: EmitFile) -> dict[str, xr.Variable]:
-    found = {}
-    for band, label in enumerate(file.names):
+    found: dict[str, xr.Variable] = {}
+    for band, label in enumerate(_labels(file)):
         name, about = _known(label, names.OBSERVATION) or (f"obs_{_slug(label)}", {"long_name": label})
-        found[name] = _plane(file, band, about)
+        found[_new(name, found, file)] = _plane(file, band, about)
     return found
 
 
+def _labels(file: EmitFile) -> tuple[str, ...]:
+    """Return the names of bands that are no wavelengths; without them nobody knows what the bands are."""
+    if len(file.names) != file.bands:
+        raise RasterError(
+            "The file does not tell what its bands are",
+            subject=file.key,
+            found=f"{len(file.names)} names for {file.bands} bands of {file.variable}",
+            action="fetch the object again; if it stays so, the source is another product",
+        )
+    return file.names
+
+
+def _new(name: str, found: Mapping[str, xr.Variable], file: EmitFile) -> str:
+    """Return a variable's name; refuse a second band of the same name, which would replace the first."""
+    if name in found:
+        raise RasterError(
+            "Two bands of the file have one name",
+            subject=file.key,
+            found=name,
+            action="look at sensor_band_parameters of the file",
+        )
+    return name
+
+
 def _masks(file: EmitFile) -> dict[str, xr.Variable]:
-    found = {}
-    for band, label in enumerate(file.names):
+    found: dict[str, xr.Variable] = {}
+    for band, label in enumerate(_labels(file)):
         quantity = _known(label, names.MASK_QUANTITIES)
         if quantity is not None:
-            found[quantity[0]] = _plane(file, band, quantity[1])
+            found[_new(quantity[0], found, file)] = _plane(file, band, quantity[1])
             continue
         name, about = _known(label, names.MASK) or (f"mask_{_slug(label)}", {"long_name": label})
-        found[name] = _flag(file, band, {**about, **names.MASK_FLAGS})
+        found[_new(name, found, file)] = _flag(file, band, {**about, **names.MASK_FLAGS})
     return found
 
 
