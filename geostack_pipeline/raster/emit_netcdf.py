@@ -7,19 +7,23 @@ pixels lie, with a look-up table (GLT) from a geographic grid to lines and sampl
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, BinaryIO, Self
 
 import numpy as np
 import numpy.typing as npt
 import xarray as xr
+from obstore.store import LocalStore
 
 from geostack_pipeline.errors import RasterError
 from geostack_pipeline.raster.file_object import open_file
 from geostack_pipeline.raster.geo import Affine6
+from geostack_pipeline.raster.hdf5_direct import DirectArray, open_direct
+from geostack_pipeline.raster.hdf5_size import HEAD_BYTES, require_whole
 
 if TYPE_CHECKING:
     from obstore.store import ObjectStore
@@ -40,6 +44,7 @@ class EmitFile:
 
     Raises:
         RasterError: The file is no NetCDF-4, or lacks what every such product has; says what.
+        IntegrityError: It is cut off.
         TransferError: The bytes cannot be moved.
     """
 
@@ -81,6 +86,7 @@ class EmitFile:
             )
         self.variable = found[0]
         self._main = self._root[self.variable].variable
+        self._direct = self._direct_array(store)
         self.lines, self.samples, self.bands = self._main.shape
         self.attributes = dict(self._root.attrs)
         self.wavelength = _floats(parameters, "wavelengths")
@@ -108,6 +114,7 @@ class EmitFile:
                 subject=self.key,
                 action="run the date's granules again with --refresh",
             )
+        _refuse_part(self.key, source)
         try:
             opened = xr.open_dataset(
                 source,
@@ -128,6 +135,14 @@ class EmitFile:
             ) from None
         return self._stack.enter_context(opened)
 
+    def _direct_array(self, store: ObjectStore) -> DirectArray | None:
+        """Return what reads the main variable's chunks side by side, where the file is on a local disk."""
+        source = open_file(store, self.key) if isinstance(store, LocalStore) else None
+        direct = open_direct(source, self.variable) if isinstance(source, Path) else None
+        if direct is not None:
+            self._stack.callback(direct.close)
+        return direct
+
     def _refused(self, found: str) -> RasterError:
         return RasterError(
             "The file has not the structure of EMIT's products",
@@ -144,7 +159,7 @@ class EmitFile:
     def read(self, lines: slice, samples: slice, bands: Sequence[int]) -> npt.NDArray[np.float32]:
         """Return (lines, samples, bands) in the file's numbers, -9999 for no data.
 
-        Neighbouring bands are read together; memory holds what is returned, and one run of bands.
+        Memory holds what is returned, and some chunks of the file; of a remote file, one run of neighbouring bands.
 
         Raises:
             RasterError: A part of the file is corrupt.
@@ -153,8 +168,13 @@ class EmitFile:
             len(range(*each.indices(size)))
             for each, size in zip((lines, samples), self._main.shape, strict=False)
         )
+        if self._direct is not None:
+            return self._direct.read(lines, samples, bands)
+        runs = list(_runs(bands))
+        if len(runs) == 1:
+            return self._values(self._main[lines, samples, runs[0][1]]).astype(np.float32, copy=False)
         out = np.empty((*shape, len(bands)), np.float32)
-        for where, run in _runs(bands):
+        for where, run in runs:
             out[..., where] = self._values(self._main[lines, samples, run])
         return out
 
@@ -211,6 +231,18 @@ class EmitFile:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _refuse_part(key: str, source: Path | BinaryIO) -> None:
+    """Refuse a file that is shorter than it says, before a library finds it broken in its own words."""
+    if isinstance(source, Path):
+        with source.open("rb") as file:
+            head = file.read(HEAD_BYTES)
+        require_whole(head, source.stat().st_size, key)
+    else:
+        head = source.read(HEAD_BYTES)
+        require_whole(head, source.seek(0, io.SEEK_END), key)
+        source.seek(0)
 
 
 def _floats(parameters: xr.Dataset, name: str) -> npt.NDArray[np.float32] | None:
