@@ -89,7 +89,13 @@ def open_timeline(snapshots: Sequence[Snapshot], node: str) -> xr.Dataset:
         document = latest.arrays[name]
         pieces = _Pieces(root_url, parts, name, tuple(date.arrays[name] for date in dates))
         attributes = _common([date.arrays[name].get("attributes", {}) for date in dates])
-        raw[name] = xr.Variable(document["dimension_names"], indexing.LazilyIndexedArray(pieces), attributes)
+        raw[name] = xr.Variable(
+            document["dimension_names"],
+            indexing.LazilyIndexedArray(pieces),
+            attributes,
+            # As xarray's reader of Zarr notes it; without, texts would be read and made objects of at once.
+            encoding={"dtype": pieces.dtype},
+        )
     if SCENE_NUMBERS in large:
         raw[SCENE_NUMBERS] = _counted_on(store, raw[SCENE_NUMBERS].variable, lengths)
     raw["cube_version"] = (
