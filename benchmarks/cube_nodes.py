@@ -21,7 +21,10 @@ FIRST = datetime(2024, 1, 1, tzinfo=UTC)
 def grid(height: int, width: int) -> GridSpec:
     """Return a grid of 20 m pixels in UTM."""
     return GridSpec(
-        crs="EPSG:32639", transform=(20.0, 0.0, 600_000.0, 0.0, -20.0, 4_300_020.0), width=width, height=height
+        crs="EPSG:32639",
+        transform=(20.0, 0.0, 600_000.0, 0.0, -20.0, 4_300_020.0),
+        width=width,
+        height=height,
     )
 
 

@@ -84,7 +84,7 @@ def open_timeline(snapshots: Sequence[Snapshot], node: str) -> xr.Dataset:
     large = {name: _joined(name, dates) for name in latest.arrays if name not in small}
     store = TimelineStore(root_url, parts, _common([date.attributes for date in dates]), large)
     lengths = {axis: [date.size(axis) for date in dates] for axis in _AXES}
-    raw = xr.open_zarr(store, chunks=None, decode_cf=False, consolidated=True)  # type: ignore[arg-type]
+    raw = xr.open_zarr(store, chunks=None, decode_cf=False, consolidated=True)
     for name in small:
         document = latest.arrays[name]
         pieces = _Pieces(root_url, parts, name, tuple(date.arrays[name] for date in dates))
@@ -162,10 +162,9 @@ def _layout(
                 key: document.get(key)
                 for key in ("chunk_grid", "chunk_key_encoding", "codecs", "storage_transformers")
             }
-            layout[f"how {name} is cut along time"] = not names or (
-                _AXES[0] not in names
-                or (names[0] == _AXES[0] and document["chunk_grid"]["configuration"]["chunk_shape"][0] == 1)
-            )
+            thickness = dict(zip(names, document["chunk_grid"]["configuration"]["chunk_shape"], strict=False))
+            alone = "time" not in names or (names[0] == "time" and thickness["time"] == 1)
+            layout[f"how {name} is cut along time"] = alone
     return layout
 
 
@@ -332,5 +331,3 @@ def _counted_on(
     return xr.Variable(
         variable.dims, indexing.LazilyIndexedArray(numbers), variable.attrs, encoding=variable.encoding
     )
-
-

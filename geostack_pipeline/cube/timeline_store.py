@@ -82,11 +82,12 @@ class TimelineStore(Store):
         return (TimelineStore, (self.root_url, self.parts, self.attributes, self.arrays))
 
     def __eq__(self, other: object) -> bool:
-        return (
-            isinstance(other, TimelineStore)
-            and (self.root_url, self.parts, self.attributes, self.arrays)
-            == (other.root_url, other.parts, other.attributes, other.arrays)
-        )
+        return isinstance(other, TimelineStore) and (
+            self.root_url,
+            self.parts,
+            self.attributes,
+            self.arrays,
+        ) == (other.root_url, other.parts, other.attributes, other.arrays)
 
     __hash__ = None  # type: ignore[assignment]  # like zarr's other stores, which compare by value
 
@@ -95,17 +96,21 @@ class TimelineStore(Store):
 
     @property
     def supports_writes(self) -> bool:
+        """Never."""
         return False
 
     @property
     def supports_deletes(self) -> bool:
+        """Never."""
         return False
 
     @property
     def supports_listing(self) -> bool:
+        """Always."""
         return True
 
     def with_read_only(self, read_only: bool = False) -> Self:  # noqa: FBT001, FBT002 - zarr's signature
+        """Return the store itself, which is read-only."""
         if not read_only:
             raise ValueError("a timeline is read-only")
         return self
@@ -186,15 +191,18 @@ class TimelineStore(Store):
     async def get_partial_values(
         self, prototype: BufferPrototype, key_ranges: Iterable[tuple[str, ByteRequest | None]]
     ) -> list[Buffer | None]:
+        """Return byte ranges of documents and chunks."""
         return list(await asyncio.gather(*(self.get(key, prototype, wanted) for key, wanted in key_ranges)))
 
     async def exists(self, key: str) -> bool:
+        """Return whether a document or a chunk is there."""
         if key in self._documents:
             return True
         place = self._place(key)
         return place is not None and await self._below.exists(f"{place[0].folder}/{place[1]}")
 
     async def list(self) -> AsyncIterator[str]:
+        """Yield all keys."""
         for key in self._documents:
             yield key
         for name, joined in self.arrays.items():
@@ -208,11 +216,13 @@ class TimelineStore(Store):
                         yield "/".join((name, kind, *first, *chunk[1:]))
 
     async def list_prefix(self, prefix: str) -> AsyncIterator[str]:
+        """Yield the keys that begin with a text."""
         async for key in self.list():
             if key.startswith(prefix):
                 yield key
 
     async def list_dir(self, prefix: str) -> AsyncIterator[str]:
+        """Yield the names directly below a folder."""
         if not prefix.strip("/"):
             for name in (METADATA, *self.arrays):
                 yield name
@@ -226,9 +236,11 @@ class TimelineStore(Store):
                 yield name
 
     async def set(self, key: str, value: Buffer) -> None:
+        """Refuse: dates are written by their own runs."""
         raise self._refused(key, len(value))
 
     async def delete(self, key: str) -> None:
+        """Refuse: dates are written by their own runs."""
         raise self._refused(key)
 
     def _refused(self, key: str, size: int | None = None) -> ValueError:
