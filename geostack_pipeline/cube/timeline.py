@@ -51,9 +51,9 @@ class _Date:
     def size(self, dimension: str) -> int:
         """Return the length of a dimension on this date."""
         for document in self.arrays.values():
-            names = document.get("dimension_names") or ()
+            names = _names(document)
             if dimension in names:
-                return int(document["shape"][list(names).index(dimension)])
+                return int(document["shape"][names.index(dimension)])
         return 0
 
 
@@ -136,9 +136,14 @@ def _read(snapshot: Snapshot, node: str) -> _Date:
     )
 
 
+def _names(document: Mapping[str, Any]) -> list[str]:
+    """Return the names of an array's dimensions."""
+    return [str(name) for name in document.get("dimension_names") or ()]
+
+
 def _is_small(document: Mapping[str, Any]) -> bool:
     """Return whether an array has one value per time or scene: read whole, as its chunks differ in length."""
-    names = document.get("dimension_names") or ()
+    names = _names(document)
     return len(names) == 1 and names[0] in _AXES
 
 
@@ -151,12 +156,12 @@ def _layout(
         "the variables": sorted(arrays),
     }
     for name, document in sorted(arrays.items()):
-        names = document.get("dimension_names") or ()
+        names = _names(document)
         own = document.get("attributes", {})
         layout[f"the packing or the units of {name}"] = {key: own[key] for key in _DECODING if key in own}
         layout[f"the type of {name}"] = (document["data_type"], document["fill_value"])
         sizes = [None if axis in _AXES else size for axis, size in zip(names, document["shape"], strict=True)]
-        layout[f"the shape of {name}"] = (list(names), sizes)
+        layout[f"the shape of {name}"] = (names, sizes)
         if not _is_small(document):
             layout[f"the chunks or codecs of {name}"] = {
                 key: document.get(key)
@@ -206,7 +211,7 @@ def _require_alike(dates: Sequence[_Date], node: str) -> None:
 def _joined(name: str, dates: Sequence[_Date]) -> Joined:
     """Return an array along ``time``, or the latest date's where it has none."""
     latest = dates[-1].arrays[name]
-    names = latest.get("dimension_names") or ()
+    names = _names(latest)
     attributes = _common([date.arrays[name].get("attributes", {}) for date in dates])
     if _AXES[0] not in names:
         return Joined(metadata={**latest, "attributes": attributes}, parts=(len(dates) - 1,), starts=(0,))
@@ -223,7 +228,7 @@ def _joined(name: str, dates: Sequence[_Date]) -> Joined:
 
 def _coordinates(date: _Date) -> list[str]:
     """Return the arrays of a date that are coordinates: those with the name of a dimension, and xarray's list."""
-    dimensions = {name for document in date.arrays.values() for name in document.get("dimension_names") or ()}
+    dimensions = {name for document in date.arrays.values() for name in _names(document)}
     listed = str(date.attributes.get("coordinates", "")).split()
     for document in date.arrays.values():
         listed += str(document.get("attributes", {}).get("coordinates", "")).split()

@@ -103,7 +103,7 @@ def bucket(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         server.stop()
 
 
-@pytest.fixture(params=["local", "s3"])
+@pytest.fixture(params=["local", pytest.param("s3", marks=pytest.mark.slow)])
 def settings(request: pytest.FixtureRequest) -> Path:
     return request.getfixturevalue("local" if request.param == "local" else "bucket")
 
@@ -343,3 +343,26 @@ def test_the_store_lists_and_refuses_like_a_read_only_zarr_store(local: Path) ->
     for changed in (lambda: group.create_group("a"), lambda: sync(store.delete("x/zarr.json"))):
         with pytest.raises(ValueError, match=r"read-only|read only"):
             changed()
+
+
+def test_shards_are_joined_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from geostack_pipeline.cube import write
+
+    monkeypatch.setattr(write, "CHUNK", 16)
+    monkeypatch.setattr(write, "SHARD", 32)
+    monkeypatch.setattr(write, "_LARGE", 100)
+    artifacts = ArtifactStore(open_root(str(tmp_path / "store")))
+    cubes = {
+        day: packed([at(day), at(day, 23)], [2, 0], seed=i)
+        for i, day in enumerate(("2024-06-01", "2024-06-02"))
+    }
+    snapshots = [store_day(artifacts, day, {"field": cube}, version="v") for day, cube in cubes.items()]
+    assert "tree.zarr/field/reflectance/c/0/1/2/1" in snapshots[0].files
+    assert "tree.zarr/field/reflectance/c/0/1/3/1" not in snapshots[0].files, (
+        "16-pixel chunks lie in 32-pixel shards"
+    )
+    found = open_timeline(snapshots, "field")
+    expected = np.concatenate([xr.decode_cf(cube).reflectance.values for cube in cubes.values()])
+    assert np.array_equal(found.reflectance.values, expected, equal_nan=True)
+    part = found.reflectance.isel(time=[3, 0, 2], band=1, y=slice(30, 51), x=33).values
+    assert np.array_equal(part, expected[[3, 0, 2], 1, 30:51, 33], equal_nan=True)
