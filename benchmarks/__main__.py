@@ -1,4 +1,4 @@
-"""``python -m benchmarks [search] [fetch] [swath] [orchestration] [--repeat N] [--quick] [--json]``."""
+"""``python -m benchmarks [name …] [--repeat N] [--quick] [--json]``."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import sys
 
 from benchmarks import machine
 
-NAMES = ("search", "fetch", "swath", "orchestration")
+NAMES = ("search", "fetch", "swath", "orchestration", "chunks", "timeline", "loader")
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -7,6 +7,7 @@ In a notebook::
     scenes = gp.load("earth_search/scenes", "2024-06-01")          # polars.DataFrame
     cube = gp.load("earth_search/cube", "2024-06-01")              # xarray.DataTree, lazy
     plumes = gp.load("earth_search/methane", "2024-06-01", name="plumes")
+    year = gp.load_timeline("earth_search", "korpezhe", "2024-01-01", "2024-12-31")  # xarray.Dataset, lazy
 """
 
 from __future__ import annotations
@@ -14,12 +15,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from datetime import date
     from pathlib import Path
 
     import polars as pl
     import xarray as xr
 
-__all__ = ["load"]
+__all__ = ["load", "load_timeline"]
 
 
 def load(
@@ -46,3 +49,37 @@ def load(
     from geostack_pipeline.reading import load_artifact  # noqa: PLC0415
 
     return load_artifact(asset, partition, version, name=name, settings=settings)
+
+
+def load_timeline(
+    provider: str,
+    area: str,
+    start: str | date,
+    end: str | date,
+    *,
+    versions: Mapping[str, str] | None = None,
+    settings: str | Path | None = None,
+) -> xr.Dataset:
+    """Return an area's cubes of many dates as one lazy dataset along ``time``; nothing is copied.
+
+    The variables are those of a single date (``reflectance(time, band, y, x)`` as floats with NaN, ``scl``,
+    ``source_scene``).  ``scene`` runs on from date to date, and ``source_scene`` is an index along it; the
+    coordinate ``cube_version(time)`` names the version of each step.  Dates without a cube of the area are not on
+    the axis; a date may have several times.  No dask: ``.chunk()`` brings it in where it is wanted.
+
+    Args:
+        provider: Name of the provider, e.g. ``earth_search``; one whose cubes lie on a grid.
+        area: Name of the area, which is the name of the node.
+        start: First UTC date, ``YYYY-MM-DD`` or a ``datetime.date``.
+        end: Last UTC date, included.
+        versions: Date -> stored version to take instead of the current one.
+        settings: Settings file; None finds it as the command line does.
+
+    Raises:
+        ArtifactNotFoundError: No date of the range has a cube of this area.
+        SettingsError: The provider's cubes are swaths, a date or a version does not exist, or some dates differ from
+            the others in grid, bands, packing or chunks (cubes made with other settings, or by an older release).
+    """
+    from geostack_pipeline.reading import load_timeline as load_dates  # noqa: PLC0415 - see `load`
+
+    return load_dates(provider, area, start, end, versions=versions, settings=settings)

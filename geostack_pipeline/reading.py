@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from datetime import date, timedelta
 from pathlib import Path
 
 import polars as pl
 import xarray as xr
 
-from geostack_pipeline.errors import ArtifactNotFoundError
+from geostack_pipeline.errors import ArtifactNotFoundError, SettingsError
 from geostack_pipeline.settings import load_settings
-from geostack_pipeline.stages.workspace import Workspace, open_workspace, parse_day
+from geostack_pipeline.stages.workspace import Workspace, asset_name, open_workspace, parse_day
+from geostack_pipeline.storage.parallel import in_threads
 from geostack_pipeline.storage.snapshot import Snapshot
+
+CUBE = "cube"
 
 
 def load_artifact(
@@ -52,3 +57,62 @@ def find_artifact(ws: Workspace, asset: str, partition: str, version: str | None
             action="choose one of them" if versions else "run the date with `geostack run`",
         )
     return snapshot
+
+
+def load_timeline(
+    provider: str,
+    area: str,
+    start: str | date,
+    end: str | date,
+    *,
+    versions: Mapping[str, str] | None = None,
+    settings: str | Path | None = None,
+) -> xr.Dataset:
+    """Return an area's cubes of many dates as one lazy dataset; see :func:`geostack_pipeline.load_timeline`."""
+    from geostack_pipeline.cube.timeline import open_timeline  # noqa: PLC0415 - `load` of a table needs no zarr
+
+    loaded = load_settings(settings)
+    asset = asset_name(provider, CUBE)
+    if loaded.provider_spec(provider).product.kind == "swath":
+        raise SettingsError(
+            "a swath has no timeline: every granule is a node of its own, in the geometry of its own pass",
+            subject=asset,
+            action=f'open its dates with load("{asset}", date)',
+        )
+    days = _days(asset, start, end)
+    pins = {parse_day(day).isoformat(): version for day, version in (versions or {}).items()}
+    strangers = sorted(set(pins) - set(days))
+    if strangers:
+        raise SettingsError(
+            "a version is named for a date outside the range",
+            subject=f"{asset} {days[0]} to {days[-1]}",
+            found=strangers[0],
+            action="widen the range, or leave the version out",
+        )
+    ws = open_workspace(loaded, pins={f"{asset}/{day}": version for day, version in pins.items()})
+    serial = 2 if ws.artifacts.root.path is None else len(days) + 1
+    found = in_threads(lambda day: ws.current(asset, day), days, serial_below=serial)
+    stored = [snapshot for snapshot in found if snapshot is not None]
+    with_node = [snapshot for snapshot in stored if area in snapshot.nodes]
+    if not with_node:
+        raise ArtifactNotFoundError(
+            "no date of the range has a cube of this area",
+            subject=f"{asset} {area}, {days[0]} to {days[-1]}",
+            found=f"{len(stored)} stored dates; areas on them: "
+            + (", ".join(sorted({name for snapshot in stored for name in snapshot.nodes})) or "none"),
+            action="choose another range or area, or run the dates with `geostack run`",
+        )
+    return open_timeline(with_node, area)
+
+
+def _days(asset: str, start: str | date, end: str | date) -> list[str]:
+    """Return the dates of a range, both ends included."""
+    first, last = (day if isinstance(day, date) else parse_day(day) for day in (start, end))
+    if last < first:
+        raise SettingsError(
+            "the range of dates ends before it starts",
+            subject=asset,
+            found=f"{first} to {last}",
+            action="write the earlier date first",
+        )
+    return [(first + timedelta(days=i)).isoformat() for i in range((last - first).days + 1)]

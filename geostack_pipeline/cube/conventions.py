@@ -88,6 +88,7 @@ def spatial_coordinates(grid: GridSpec) -> dict[str, xr.Variable]:
         x = {"standard_name": "projection_x_coordinate", "long_name": "easting", "units": unit, "axis": "X"}
         y = {"standard_name": "projection_y_coordinate", "long_name": "northing", "units": unit, "axis": "Y"}
     mapping = {
+        "long_name": "coordinate reference system of x and y",
         **crs.to_cf(),
         # rioxarray and GDAL read these two
         "spatial_ref": crs.to_wkt(),

@@ -149,6 +149,13 @@ def test_chunks_are_squares_of_one_band(tmp_path: Path, packed: xr.Dataset) -> N
     array = zarr.open_group(folder, mode="r")["a/reflectance"]
     assert GRID.height > 512 > GRID.width
     assert array.chunks == (1, 1, 512, GRID.width)
+    assert array.shards == (1, 1, 1024, GRID.width), "all chunks of a band in one object"
+    files = [
+        path.relative_to(folder).as_posix()
+        for path in (folder / "a/reflectance/c").rglob("*")
+        if path.is_file()
+    ]
+    assert sorted(files) == ["a/reflectance/c/0/0/0/0", "a/reflectance/c/0/1/0/0"]
     assert array.dtype == np.uint16
     assert [codec.to_dict()["name"] for codec in array.compressors] == ["blosc"]
     band = zarr.open_group(folder, mode="r")["a/band"]
@@ -187,3 +194,38 @@ def test_geographic_grids_are_described(tmp_path: Path) -> None:
     assert cube.x.attrs["standard_name"] == "longitude"
     assert cube.y.attrs["units"] == "degrees_north"
     assert cube.y.values.tolist() == [49.75, 49.25, 48.75]
+
+
+def test_every_shard_is_written_once_and_never_read_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A part of a shard could only be written by reading the rest of it: no place for two writers, nor for speed."""
+    from geostack_pipeline.cube import write as module
+
+    monkeypatch.setattr(module, "CHUNK", 16)
+    monkeypatch.setattr(module, "SHARD", 64)
+    calls: list[tuple[str, str]] = []
+
+    class Noted(ObjectStore):
+        async def get(self, key, prototype, byte_range=None):
+            found = await super().get(key, prototype, byte_range)
+            if found is not None:
+                calls.append(("get", key))
+            return found
+
+        async def set(self, key, value):
+            calls.append(("set", key))
+            await super().set(key, value)
+
+    values = np.random.default_rng(1).integers(1, 99, (2, 3, 150, 300)).astype(np.uint16)
+    cube = xr.Dataset(
+        {"v": (("time", "band", "y", "x"), values), "flat": (("y", "x"), values[0, 0].repeat(2, 0)[:150])}
+    )
+    write_node(Noted(LocalStore(tmp_path)), "a", cube)
+    array = zarr.open_array(tmp_path / "a/v", mode="r")
+    assert (array.chunks, array.shards) == ((1, 1, 16, 16), (1, 1, 64, 64))
+    chunks = [key for call, key in calls if call == "set" and "/c/" in key]
+    assert len(chunks) == len(set(chunks)) == 2 * 3 * 3 * 5 + 3 * 5
+    assert not [key for call, key in calls if call == "get" and "/c/" in key]
+    assert np.array_equal(array[...], values)
+    assert np.array_equal(zarr.open_array(tmp_path / "a/flat", mode="r")[...], cube.flat.values)

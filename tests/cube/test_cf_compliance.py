@@ -1,0 +1,192 @@
+"""compliance-checker (CF) finds no error in the nodes of trees: gridded cubes, swaths, methane maps.
+
+A node goes to NetCDF as it is stored, number for number.  Two things that JSON or Zarr cannot say are put right on
+the way: flag values get the type of their variable, and texts along a dimension get a name of their own, since CF
+knows them as labels (§6.1) while NetCDF's coordinate variables are numbers.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+import netCDF4
+import numpy as np
+import pytest
+import xarray as xr
+from obstore.store import LocalStore
+from stored_days import at, packed
+from zarr.storage import ObjectStore
+
+from geostack_pipeline.cube import conventions
+from geostack_pipeline.cube.grid import GridSpec
+from geostack_pipeline.cube.swath import Granule, SourceFile, open_granule
+from geostack_pipeline.cube.write import finish_tree, write_node
+
+pytestmark = pytest.mark.slow
+
+RANGES = ((640.0, 670.0), (2120.0, 2480.0))
+
+
+def to_netcdf(folder: Path, node: str, target: Path, dims: Collection[str] | None = None) -> None:
+    """Write a node; with ``dims`` only what has no other dimensions than these."""
+    raw = xr.open_zarr(folder, group=node, chunks=None, decode_cf=False)
+    if dims is not None:
+        raw = raw.drop_dims([dim for dim in raw.dims if dim not in dims])
+    labels = {
+        str(name): f"{name}_name" for name in raw.dims if name in raw.coords and raw[name].dtype.kind == "T"
+    }
+    variables, encoding = {}, {}
+    for key, variable in raw.variables.items():
+        name, attributes = labels.get(str(key), str(key)), dict(variable.attrs)
+        for flags in {"flag_values", "flag_masks"} & attributes.keys():
+            attributes[flags] = np.asarray(attributes[flags], variable.dtype)
+        # None: without, xarray would give every float a fill value of its own.
+        fill = attributes.pop("_FillValue", None)
+        encoding[name] = {"_FillValue": None if fill is None else _fill(fill, variable.dtype)}
+        along = [labels[dim] for dim in variable.dims if dim in labels and name != labels[dim]]
+        beside = str(attributes.pop("coordinates", "")).split() + along
+        if beside and key in raw.data_vars:
+            attributes["coordinates"] = " ".join(beside)
+        values = variable.values.astype(object) if variable.dtype.kind == "T" else variable.values
+        variables[name] = xr.Variable(variable.dims, values, attributes)
+    attributes = {
+        name: value
+        for name, value in raw.attrs.items()
+        # conventions of Zarr, which have no form in NetCDF
+        if not isinstance(value, dict)
+        and not (isinstance(value, list) and value and isinstance(value[0], dict))
+    }
+    xr.Dataset(variables, attrs=attributes).to_netcdf(target, engine="netcdf4", encoding=encoding)
+
+
+def _fill(value: Any, dtype: np.dtype[Any]) -> Any:
+    from xarray.backends.zarr import FillValueCoder
+
+    return dtype.type(FillValueCoder.decode(value, dtype) if isinstance(value, str) else value)
+
+
+def errors(file: Path) -> list[str]:
+    """Every error of the CF 1.11 checks, none of them left out; recommendations (warnings) are not errors."""
+    from compliance_checker.runner import CheckSuite
+
+    CheckSuite.load_all_available_checkers()
+    suite = CheckSuite()
+    dataset = suite.load_dataset(str(file))
+    try:
+        scores, crashed = suite.run_all(dataset, ["cf:1.11"], [])["cf:1.11"]
+    finally:
+        dataset.close()
+    assert not crashed, crashed
+    assert len(scores) > 20, "the checks did run"
+    high = 3  # BaseCheck.HIGH: what CF requires
+    found = []
+    for score in scores:
+        got, possible = score.value if isinstance(score.value, tuple) else (bool(score.value), True)
+        if got != possible and score.weight == high:
+            found += [f"{score.name}: {text}" for text in score.msgs or ["(no text)"]]
+    return found
+
+
+def stored(folder: Path, dataset: xr.Dataset, chunks: Any = None) -> Path:
+    store = ObjectStore(LocalStore(folder, mkdir=True))
+    write_node(store, "a", dataset, chunks=chunks)
+    finish_tree(store, {})
+    return folder
+
+
+def check(folder: Path, dims: Collection[str] | None = None) -> list[str]:
+    to_netcdf(folder, "a", folder / "node.nc", dims)
+    with netCDF4.Dataset(folder / "node.nc") as file:
+        assert len(file.variables) > 4
+    return errors(folder / "node.nc")
+
+
+def test_the_checker_does_find_errors(tmp_path: Path) -> None:
+    """What the other tests rest on: a wrong unit, a wrong standard name and a wrong flag type are seen."""
+    cube = packed([at("2024-06-01")], [2], seed=1)
+    cube["reflectance"] = cube.reflectance.assign_attrs(
+        units="furlong per parsnip", standard_name="shininess"
+    )
+    found = "\n".join(check(stored(tmp_path / "t", cube)))
+    assert "furlong" in found
+    assert "shininess" in found
+
+
+def test_gridded_cubes(tmp_path: Path) -> None:
+    cube = packed([at("2024-06-01"), at("2024-06-01", 23)], [2, 1], seed=1)
+    assert check(stored(tmp_path / "t", cube)) == []
+
+
+def test_methane_maps(tmp_path: Path) -> None:
+    sys.path.insert(0, str(Path(__file__).parents[1] / "methane"))
+    from methane_scenes import Plume, Scene, make_cube
+
+    from geostack_pipeline.methane.retrieve import retrieve
+
+    def cube(scene: Scene) -> xr.Dataset:
+        """The scene with the attributes and the georeferencing of a cube."""
+        plain = make_cube(scene)
+        grid = GridSpec(
+            crs="EPSG:32639", transform=(20.0, 0.0, 591_000.0, 0.0, -20.0, 4_262_000.0),
+            width=plain.sizes["x"], height=plain.sizes["y"],
+        )  # fmt: skip
+        plain = plain.drop_vars(["x", "y", "spatial_ref"], errors="ignore")
+        plain = plain.assign_coords(conventions.spatial_coordinates(grid)).assign_attrs(
+            conventions.group_attributes(grid)
+        )
+        about = {**conventions.SCENE, "time": conventions.TIME, "reflectance": conventions.REFLECTANCE}
+        about |= {"scl": conventions.SCL, "source_scene": conventions.SOURCE_SCENE, "band": conventions.BAND}
+        for name, attributes in about.items():
+            if name in plain.variables:
+                plain[name].attrs.update(attributes)
+        return plain
+
+    fields = retrieve(
+        cube(Scene(plumes=(Plume(row=80, col=60, rate_kg_h=10_000),))),
+        [cube(Scene(time="2024-05-22T07:21:31", seed=2))],
+    )
+    assert check(stored(tmp_path / "t", fields)) == []
+
+
+def _file(path: Path) -> SourceFile:
+    return SourceFile(
+        store=LocalStore(path.parent), key=path.name, sha256="0" * 64, canonical=f"s3://b/{path.name}"
+    )
+
+
+@pytest.mark.parametrize("keys", [("RAD", "OBS"), ("RFL", "MASK"), ("CH4ENH", "CH4UNCERT", "CH4SENS")])
+def test_swaths_of_emit(tmp_path: Path, swath_world: Any, keys: tuple[str, ...]) -> None:
+    from geostack_pipeline.sandbox.world.emit import emit_granules
+
+    emit = next(granule for granule in emit_granules(swath_world) if granule.plumes)
+    box = next(area.bbox for area in swath_world.areas if area.name == emit.area)
+    files = {key: _file(emit.files[key]) for key in keys}
+    granule = Granule(
+        item_id=f"EMIT_X_{emit.name}", scene=f"EMIT_{emit.name}", collection="C", datetime=emit.start,
+        platform="iss", area=emit.area, files=files,
+    )  # fmt: skip
+    with open_granule(granule, bounds=box, ranges=RANGES) as node:
+        folder = stored(tmp_path / "t", node.dataset, node.chunks)
+    names = set(node.dataset.dims)
+    table = {name for name in names if name.startswith("ortho_")}
+    # The look-up table is a grid of its own: the checker wants one pair of latitude and longitude a file.
+    assert check(folder, names - table) == []
+    if table:
+        assert check(folder, table) == []
+
+
+def test_swaths_of_enmap(tmp_path: Path, swath_world: Any) -> None:
+    from geostack_pipeline.sandbox.world.enmap import enmap_scenes
+
+    scene = enmap_scenes(swath_world)[1]
+    box = next(area.bbox for area in swath_world.areas if area.name == scene.area)
+    granule = Granule(
+        item_id=scene.id, scene="ENMAP_1", collection="ENMAP_HSI_L2A", datetime=scene.start,
+        platform="enmap", area=scene.area, files={key: _file(path) for key, path in scene.files.items()},
+    )  # fmt: skip
+    with open_granule(granule, bounds=box, ranges=RANGES) as node:
+        folder = stored(tmp_path / "t", node.dataset, node.chunks)
+    assert check(folder) == []
