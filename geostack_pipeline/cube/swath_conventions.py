@@ -168,6 +168,7 @@ METHANE: dict[str, tuple[str, dict[str, Any]]] = {
     ),
 }
 """Asset -> (variable, attributes)."""
+_YES_NO: dict[str, Any] = {"flag_values": np.array([0, 1], np.uint8), "flag_meanings": "no yes"}
 PLUME_MASK: dict[str, Any] = {
     "long_name": "number of the plume complex that analysts outlined; 0 for none",
     "comment": "no plume is no proof of absence: outlines follow weeks after the granule",
@@ -178,12 +179,22 @@ QUALITY: dict[str, dict[str, Any]] = {
         "flag_values": np.array([1, 2, 3], np.uint8),
         "flag_meanings": "land water background",
     },
-    "QUALITY_CLOUD": {"long_name": "cloud"},
-    "QUALITY_CLOUDSHADOW": {"long_name": "shadow of a cloud"},
-    "QUALITY_HAZE": {"long_name": "haze"},
-    "QUALITY_CIRRUS": {"long_name": "cirrus"},
-    "QUALITY_SNOW": {"long_name": "snow"},
-    "QUALITY_TESTFLAGS": {"long_name": "test flags"},
-    "QUALITY_PIXELMASK": {"long_name": "defective pixels"},
+    "QUALITY_CLOUD": {"long_name": "cloud", **_YES_NO},
+    "QUALITY_CLOUDSHADOW": {"long_name": "shadow of a cloud", **_YES_NO},
+    "QUALITY_HAZE": {"long_name": "haze", **_YES_NO},
+    "QUALITY_CIRRUS": {
+        "long_name": "cirrus",
+        "flag_values": np.array([0, 1, 2, 3], np.uint8),
+        "flag_meanings": "none thin medium thick",
+    },
+    "QUALITY_SNOW": {"long_name": "snow", **_YES_NO},
+    "QUALITY_TESTFLAGS": {"long_name": "test flags, the bits as the product has them"},
+    "QUALITY_PIXELMASK": {"long_name": "mask of defective pixels, the numbers as the product has them"},
 }
 """Asset of an EnMAP product -> attributes of the variable, which has its name in lower case."""
+
+GAIN: dict[str, Any] = {
+    "long_name": "radiance per stored number of the product",
+    "units": "W m-2 sr-1 nm-1",
+}
+OFFSET: dict[str, Any] = {"long_name": "radiance of the stored number 0", "units": "W m-2 sr-1 nm-1"}

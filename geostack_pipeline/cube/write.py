@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from itertools import product
@@ -21,6 +22,9 @@ CHUNK = 512
 
 _MOMENTS = {"units": "microseconds since 1970-01-01", "calendar": "proleptic_gregorian", "dtype": "int64"}
 """How times are stored, whatever the times are."""
+
+_BLOCK_BYTES = 80 << 20
+"""Most bytes of a block that is read at once where a variable has its own chunks: 256 lines of EMIT with 60 bands."""
 
 _LARGE = 1 << 16
 """Variables with more values are written block by block."""
@@ -44,8 +48,8 @@ def write_node(
         store: Zarr store of the whole tree, writable.
         node: Name of the node, e.g. of an area.
         dataset: What to write; large variables have ``y`` and ``x`` as last dimensions, or their own chunks.
-        chunks: Variable -> chunk shape, for those that are not written in squares; they may be read lazily, one
-            chunk at a time.
+        chunks: Variable -> chunk shape, for those that are not written in squares; they may be read lazily, some
+            chunks at a time.
         on_block: Called with the stored numbers of each block of the variables in ``chunks``.
     """
     chunks = dict(chunks or {})
@@ -81,7 +85,11 @@ def write_node(
             array = group[name]
             assert isinstance(array, zarr.Array)
             variable = dataset[name].variable
-            blocks = _chunks(variable.shape, chunks[name]) if name in chunks else _blocks(variable.shape)
+            blocks = (
+                _chunks(variable.shape, chunks[name], variable.dtype.itemsize)
+                if name in chunks
+                else _blocks(variable.shape)
+            )
             for block in blocks:
                 values = _encoded(variable[block]).values
                 array[block] = values
@@ -159,11 +167,21 @@ def _blocks(shape: tuple[int, ...]) -> Iterator[tuple[slice | int, ...]]:
             yield (*(slice(i, i + 1) for i in index), slice(row, min(row + CHUNK, shape[-2])), slice(None))
 
 
-def _chunks(shape: tuple[int, ...], chunks: tuple[int, ...]) -> Iterator[tuple[slice, ...]]:
-    """Yield the chunks of an array."""
-    starts = (range(0, size, max(1, chunk)) for size, chunk in zip(shape, chunks, strict=True))
+def _chunks(shape: tuple[int, ...], chunks: tuple[int, ...], itemsize: int) -> Iterator[tuple[slice, ...]]:
+    """Yield boxes of whole chunks, long ones in the last dimensions, of at most :data:`_BLOCK_BYTES` bytes or one chunk.
+
+    A file that is read has chunks of its own, which a box of one chunk would have decompressed several times.
+    """
+    box = [max(1, min(size, chunk)) for size, chunk in zip(shape, chunks, strict=True)]
+    for axis in reversed(range(len(shape))):
+        bytes_now = itemsize * math.prod(box)
+        many = max(1, min(-(-shape[axis] // box[axis]), _BLOCK_BYTES // max(1, bytes_now)))
+        box[axis] *= many
+        if box[axis] < shape[axis]:
+            break
+    starts = (range(0, size, step) for size, step in zip(shape, box, strict=True))
     for corner in product(*starts):
         yield tuple(
-            slice(start, min(start + chunk, size))
-            for start, chunk, size in zip(corner, chunks, shape, strict=True)
+            slice(start, min(start + step, size))
+            for start, step, size in zip(corner, box, shape, strict=True)
         )

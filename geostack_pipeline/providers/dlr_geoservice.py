@@ -179,13 +179,15 @@ class DlrGeoservice(BaseProvider):
     def wants(self, item: Item, bands: Sequence[str]) -> Sequence[Want]:
         """Return the image by window, everything else whole; the metadata always, which alone knows the wavelengths.
 
-        The image of L1B is one per detector and not on a map: where the image is asked for, both come, whole.
+        Images of L1B, its test flags and masks of defective pixels are one per detector and not on a map: where one
+        is asked for, both come, whole.
         """
         wanted: dict[str, Want] = {}
         for band in bands:
             names = [band]
-            if band == IMAGE and IMAGE not in item["assets"]:
-                names = [name for name in IMAGES[1:] if name in item["assets"]] or [IMAGE]
+            if band not in item["assets"]:
+                parts = [f"{band}_{part}" for part in ("VNIR", "SWIR")]
+                names = [name for name in parts if name in item["assets"]] or names
             for name in names:
                 on_map = name in IMAGES and item["collection"] != "ENMAP_HSI_L1B"
                 wanted[name] = Want(asset=name, how="window" if on_map else "whole")

@@ -24,8 +24,10 @@ def picture(node: xr.Dataset, main: str, *, title: str = "") -> bytes:
     ``node`` is decoded (NaN for no data) and read in steps of whole pixels, no more than needed. At most `MAX_BYTES`.
     """
     values = node[main]
-    if "wavelength" in values.dims:
-        image = _true_colour(values)
+    # The detectors of EnMAP L1B have wavelengths of their own: swir_wavelength.
+    spectral = next((str(dim) for dim in values.dims if str(dim).endswith("wavelength")), None)
+    if spectral is not None:
+        image = _true_colour(values.rename({spectral: "wavelength"}))
         heat = None
     else:
         heat = _thinned(values)

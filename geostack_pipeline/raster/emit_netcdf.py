@@ -7,11 +7,12 @@ pixels lie, with a look-up table (GLT) from a geographic grid to lines and sampl
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, BinaryIO, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +21,7 @@ import xarray as xr
 from geostack_pipeline.errors import RasterError
 from geostack_pipeline.raster.file_object import open_file
 from geostack_pipeline.raster.geo import Affine6
+from geostack_pipeline.raster.hdf5_size import HEAD_BYTES, require_whole
 
 if TYPE_CHECKING:
     from obstore.store import ObjectStore
@@ -40,6 +42,7 @@ class EmitFile:
 
     Raises:
         RasterError: The file is no NetCDF-4, or lacks what every such product has; says what.
+        IntegrityError: It is cut off.
         TransferError: The bytes cannot be moved.
     """
 
@@ -108,6 +111,7 @@ class EmitFile:
                 subject=self.key,
                 action="run the date's granules again with --refresh",
             )
+        _refuse_part(self.key, source)
         try:
             opened = xr.open_dataset(
                 source,
@@ -153,8 +157,11 @@ class EmitFile:
             len(range(*each.indices(size)))
             for each, size in zip((lines, samples), self._main.shape, strict=False)
         )
+        runs = list(_runs(bands))
+        if len(runs) == 1:
+            return self._values(self._main[lines, samples, runs[0][1]]).astype(np.float32, copy=False)
         out = np.empty((*shape, len(bands)), np.float32)
-        for where, run in _runs(bands):
+        for where, run in runs:
             out[..., where] = self._values(self._main[lines, samples, run])
         return out
 
@@ -211,6 +218,18 @@ class EmitFile:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _refuse_part(key: str, source: Path | BinaryIO) -> None:
+    """Refuse a file that is shorter than it says, before a library finds it broken in its own words."""
+    if isinstance(source, Path):
+        with source.open("rb") as file:
+            head = file.read(HEAD_BYTES)
+        require_whole(head, source.stat().st_size, key)
+    else:
+        head = source.read(HEAD_BYTES)
+        require_whole(head, source.seek(0, io.SEEK_END), key)
+        source.seek(0)
 
 
 def _floats(parameters: xr.Dataset, name: str) -> npt.NDArray[np.float32] | None:

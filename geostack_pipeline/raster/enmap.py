@@ -2,7 +2,8 @@
 
 Structure (EnMAP HSI product specification): ``level_X/specific/bandCharacterisation/bandID[@number]`` with the
 centre wavelength and width in nm, and the gain and offset that turn stored numbers into reflectance (L2A) or radiance
-(L1).  Other parts of the file list ``bandID`` as well, without wavelengths.
+in W m-2 sr-1 nm-1 (L1B, L1C): number * gain + offset.  Other parts of the file list ``bandID`` as well, without
+wavelengths.  Of L1B the bands of the detector VNIR come first, then those of SWIR; ``product/image`` says how many.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import math
 import re
 import xml.etree.ElementTree as ET
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -41,10 +43,23 @@ class EnmapMetadata:
     offset: npt.NDArray[np.float64]
     nodata: float | None
     """Stored number of pixels without data."""
+    channels: Mapping[str, int]
+    """Detector (``vnir``, ``swir``) -> number of its bands, as far as the file tells."""
     sun_elevation_deg: float | None
     sun_azimuth_deg: float | None
     across_off_nadir_deg: float | None
     """Tilt of the view across the track, degrees."""
+
+    def bands_of(self, detector: str, subject: str) -> slice:
+        """Return which bands a detector of L1B has: ``vnir`` the first ones, ``swir`` the rest.
+
+        Raises:
+            RasterError: The file does not tell how many bands the detectors have, or not all bands are theirs.
+        """
+        vnir, swir = (self.channels.get(name) for name in ("vnir", "swir"))
+        if vnir is None or swir is None or vnir + swir != len(self.wavelength):
+            raise _refused(subject, f"{vnir} VNIR and {swir} SWIR channels of {len(self.wavelength)} bands")
+        return slice(0, vnir) if detector == "vnir" else slice(vnir, vnir + swir)
 
 
 def read_metadata(store: ObjectStore, key: str) -> EnmapMetadata:
@@ -90,6 +105,7 @@ def parse_metadata(data: bytes, subject: str) -> EnmapMetadata:
         gain=table[:, 2],
         offset=table[:, 3],
         nodata=_number(root.findtext(".//specific/backgroundValue")),
+        channels=_channels(root),
         sun_elevation_deg=_number(root.findtext(".//specific/sunElevationAngle/center")),
         sun_azimuth_deg=_number(root.findtext(".//specific/sunAzimuthAngle/center")),
         across_off_nadir_deg=_number(root.findtext(".//specific/acrossOffNadirAngle/center")),
@@ -113,6 +129,13 @@ def _band(element: ET.Element, subject: str) -> tuple[int, float, float, float, 
     ):
         raise _refused(subject, f"band {number[:10] or 'without a number'}: {values}")
     return int(number), wavelength, fwhm, gain, offset
+
+
+def _channels(root: ET.Element) -> dict[str, int]:
+    found = {name: root.findtext(f".//product/image/{name}/channels") or "" for name in ("vnir", "swir")}
+    return {
+        name: int(text) for name, text in found.items() if text.strip().isdecimal() and len(text.strip()) < 6
+    }
 
 
 def _level(root: ET.Element) -> str | None:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from geostack_pipeline.cube.swath import Granule, Node, Outline
     from geostack_pipeline.storage.artifacts import Attempt
 
-CODE_VERSION = "1"
+CODE_VERSION = "2"
 """Counts changes of swath nodes; the code version of the stage counts with it."""
 PLUME, PLUME_METADATA = "CH4PLM", "CH4PLMMETA"
 ENHANCEMENT = "CH4ENH"
@@ -37,6 +37,8 @@ SAME_PASS_S = 60.0
 
 PHYSICAL_RANGES: Mapping[str, tuple[float, float]] = {
     "radiance": (-1.0, 150.0),
+    "radiance_vnir": (-1.0, 150.0),
+    "radiance_swir": (-1.0, 150.0),
     "reflectance": (-0.5, 2.0),
     "reflectance_uncertainty": (0.0, 5.0),
     "ch4_enhancement": (-10_000.0, 200_000.0),
@@ -148,10 +150,10 @@ def write_nodes(
 
 
 def _granule(ws: Workspace, item_id: str, rows: pl.DataFrame) -> Granule:
-    from geostack_pipeline.cube.swath import IMAGE, Granule
+    from geostack_pipeline.cube.swath import IMAGES, Granule
 
     first = rows.row(0, named=True)
-    image = next((row for row in rows.iter_rows(named=True) if row["asset"] == IMAGE), first)
+    image = next((row for row in rows.iter_rows(named=True) if row["asset"] in IMAGES), first)
     return Granule(
         item_id=item_id,
         scene=first["scene"],

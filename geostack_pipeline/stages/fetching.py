@@ -17,6 +17,7 @@ from geostack_pipeline.errors import IntegrityError, TransferError
 from geostack_pipeline.providers.contract import ObjectRef, Provider
 from geostack_pipeline.raster.crop import crop, plan_crop
 from geostack_pipeline.raster.fetch import PAGE_BYTES, WebPageError, web_page
+from geostack_pipeline.raster.hdf5_size import require_whole
 from geostack_pipeline.stages.routes import by_first_route
 from geostack_pipeline.stages.traffic import Traffic
 from geostack_pipeline.stages.wishes import Wish
@@ -146,9 +147,12 @@ class Fetcher:
                 _refuse_page(store, ref.key, meter)
                 raise
             with file.open("rb") as opened:
-                page = web_page(opened.read(PAGE_BYTES))
+                start = opened.read(PAGE_BYTES)
+            page = web_page(start)
             if page is not None and "html" not in str(asset.get("type") or ""):
                 raise WebPageError.of(ref.key, page)
+            # Catalogs of NetCDF tell no sizes: half a file with a Content-Length that fits would stay in the cache.
+            require_whole(start, loaded.size, wish.canonical)
             return self._cache.add(
                 wish.whole_key,
                 file,

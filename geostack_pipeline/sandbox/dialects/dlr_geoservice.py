@@ -31,13 +31,22 @@ from geostack_pipeline.sandbox.dialects.dlr_items import (
     make_item,
     make_quicklook,
 )
+from geostack_pipeline.sandbox.dialects.dlr_level1 import (
+    L1B,
+    L1C,
+    content_type,
+    level1_folder,
+    make_level1,
+)
 from geostack_pipeline.sandbox.dialects.dlr_login import PASSWORD, USERNAME, DlrLogin
 from geostack_pipeline.sandbox.dialects.stac_query import BadRequestError, parse
 from geostack_pipeline.sandbox.server.faults import spoil_page
 from geostack_pipeline.sandbox.world.enmap import enmap_scenes
+from geostack_pipeline.sandbox.world.enmap_level1 import radiance_products
 from geostack_pipeline.sandbox.world.scene import PhysicalScene
 from geostack_pipeline.sandbox.world.world import Encoding, World
 
+COLLECTIONS = (L2A, QUICKLOOK, L1B, L1C)
 DEFAULT_LIMIT = 10
 LARGEST_LIMIT = 1000
 GEO = "application%2Fgeo%2Bjson"
@@ -72,7 +81,7 @@ _STYLES: tuple[Style, ...] = ("strings", "numbers")
 
 
 class DlrGeoserviceDialect(Dialect):
-    """EnMAP L2A with the quicklooks of L0 beside it; ``cas`` and ``dlr-files`` are its servers."""
+    """EnMAP L2A with the quicklooks of L0 and products of L1 beside it; ``cas`` and ``dlr-files`` are its servers."""
 
     key: ClassVar[str] = "dlr_geoservice"
     mount: ClassVar[str] = "/dlr/eoc/ogc/stac/v1"
@@ -99,6 +108,17 @@ class DlrGeoserviceDialect(Dialect):
                     md5=hashlib.md5(data, usedforsecurity=False).hexdigest(),
                     path=path,
                 )
+        for level in ("L1B", "L1C"):
+            for product in radiance_products(world, level):
+                items.append(make_level1(product, at.root))
+                for path in product.files.values():
+                    data = path.read_bytes()
+                    files[f"{level1_folder(product)}/{path.name}"] = StoredObject(
+                        content_type=content_type(path.name),
+                        size=len(data),
+                        md5=hashlib.md5(data, usedforsecurity=False).hexdigest(),
+                        path=path,
+                    )
         return Publication(items=items, files=files)
 
     def app(self, publication: Publication, at: Addresses) -> ASGIApp:
@@ -174,7 +194,7 @@ class _Api:
             *(self._link("root", f"/?f={name}", kind) for name, kind in formats.items()),
             self._link("conformance", "/conformance?f=application%2Fjson"),
             *(self._link("data", f"/collections?f={name}", kind) for name, kind in formats.items()),
-            *(self._link("child", f"/collections/{name}") for name in (L2A, QUICKLOOK)),
+            *(self._link("child", f"/collections/{name}") for name in COLLECTIONS),
             self._link("search", "/search", _GEOJSON, method="GET"),
             self._link("search", f"/search?f={GEO}", _GEOJSON, method="POST"),
             self._link("service-desc", "/openapi?f=json", "application/vnd.oai.openapi+json;version=3.0"),
@@ -201,7 +221,7 @@ class _Api:
         return {
             "type": "Collection",
             "id": name,
-            "title": f"EnMAP {'L2A' if name == L2A else 'L0 quicklooks'}",
+            "title": f"EnMAP {'L0 quicklooks' if name == QUICKLOOK else name.rpartition('_')[2]}",
             "description": "Hyperspectral scenes of the Environmental Mapping and Analysis Program",
             "stac_version": "1.0.0",
             "license": "proprietary",
@@ -219,11 +239,11 @@ class _Api:
 
     async def collections(self, _: Request) -> Response:
         links = [self._link("self", "/collections"), self._link("root", "/")]
-        return _answer({"collections": [self._collection(name) for name in (L2A, QUICKLOOK)], "links": links})
+        return _answer({"collections": [self._collection(name) for name in COLLECTIONS], "links": links})
 
     async def collection(self, request: Request) -> Response:
         name = request.path_params["collection"]
-        if name not in {L2A, QUICKLOOK}:
+        if name not in COLLECTIONS:
             return _refusal(404, "NotFound", f"Unknown collection {name}")
         return _answer(self._collection(name))
 
@@ -247,7 +267,7 @@ class _Api:
 
     async def collection_items(self, request: Request) -> Response:
         name = request.path_params["collection"]
-        if name not in {L2A, QUICKLOOK}:
+        if name not in COLLECTIONS:
             return _refusal(404, "NotFound", f"Unknown collection {name}")
         return self._get(request, {"collections": [name]}, f"/collections/{name}/items")
 
