@@ -61,7 +61,9 @@ def loo_shrinkage(spectra: Floats) -> tuple[Floats, float]:
         r = np.einsum("ij,ij->i", x @ np.linalg.inv(trial), x)
         q = 1.0 - beta * r
         with np.errstate(invalid="ignore", divide="ignore"):
-            likelihood = 0.5 * (bands * np.log(2.0 * np.pi) + logarithm) + (np.log(q) + r / q).sum() / (2.0 * n)
+            likelihood = 0.5 * (bands * np.log(2.0 * np.pi) + logarithm) + (np.log(q) + r / q).sum() / (
+                2.0 * n
+            )
         if likelihood < best:
             best, chosen = likelihood, alpha
     return (1.0 - chosen) * sample + chosen * diagonal, chosen

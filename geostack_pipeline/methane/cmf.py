@@ -18,6 +18,7 @@ from jax import lax
 from geostack_pipeline.methane.mag1c import SCALING, Filtered
 from geostack_pipeline.methane.whitening import EXACT, LEAST_CONTRAST
 
+_LEAST = float(np.finfo(np.float64).tiny)
 ALPHAS = 10.0 ** np.arange(-10.0, 0.0 + 0.025, 0.05)
 """Shrinkages that are tried, (201,)."""
 
@@ -50,7 +51,7 @@ def cmf_column(x: jax.Array, good: jax.Array, unit: jax.Array) -> Filtered:
 
     target = (unit.astype(wide) * SCALING) * mean * scale
     along = jnp.matmul(target, vectors, precision=EXACT)
-    damped = jnp.maximum((1.0 - alpha) * eigenvalues + alpha, jnp.finfo(wide).tiny)
+    damped = jnp.maximum((1.0 - alpha) * eigenvalues + alpha, _LEAST)
     weights = jnp.matmul(vectors, along / damped, precision=EXACT)
     strength = jnp.sum(along**2 / damped)
     found = jnp.matmul(y, weights, precision=EXACT) / strength

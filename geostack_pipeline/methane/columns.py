@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from geostack_pipeline.methane.cmf import cmf_column
 from geostack_pipeline.methane.mag1c import SCALING, mag1c_column
+from geostack_pipeline.methane.runtime import one_thread_per_factor
 from geostack_pipeline.methane.whitening import EXACT
 
 Method = Literal["mag1c", "cmf"]
@@ -27,6 +28,7 @@ METHODS: tuple[Method, ...] = ("mag1c", "cmf")
 COLUMNS = 64
 """Columns of a block: 16 MB of EMIT's radiance."""
 LINES = 128
+_LEAST = float(np.finfo(np.float32).tiny)
 
 
 class ColumnFields(NamedTuple):
@@ -76,10 +78,15 @@ def filter_columns(
     target = np.pad(np.asarray(unit, np.float64), ((0, right), (0, 0)))
     known = np.full((3, bands), np.nan) if noise is None else noise
     # 64-bit types exist in this block alone: the rest of the package computes in 32.
-    with jax.enable_x64(method == "cmf"):
+    with jax.enable_x64(method == "cmf"), one_thread_per_factor():
         dtype = np.float64 if method == "cmf" else np.float32
         found = filter_block(
-            x, weight, target.astype(dtype), known.astype(np.float32), method=method, devices=len(jax.local_devices())
+            x,
+            weight,
+            target.astype(dtype),
+            known.astype(np.float32),
+            method=method,
+            devices=len(jax.local_devices()),
         )
         enhancement, uncertainty, sensitivity, usable, shrinkage = (np.asarray(each) for each in found)
     usable = usable[:columns]
@@ -97,11 +104,7 @@ def filter_columns(
     )
 
 
-@partial(
-    jax.jit,
-    static_argnames=("method", "devices"),
-    compiler_options={"xla_cpu_multi_thread_eigen": False},
-)
+@partial(jax.jit, static_argnames=("method", "devices"))
 def filter_block(
     x: jax.Array, good: jax.Array, unit: jax.Array, noise: jax.Array, *, method: Method, devices: int
 ) -> tuple[jax.Array, ...]:
@@ -114,11 +117,12 @@ def filter_block(
         return jax.vmap(one)(x, good, unit)
 
     if devices > 1 and x.shape[0] % devices == 0:
-        split = PartitionSpec("column")
+        split = PartitionSpec("column")  # type: ignore[no-untyped-call]
         several = jax.shard_map(
             several, mesh=_mesh(devices), in_specs=(split, split, split), out_specs=split, check_vma=False
         )
-    return several(x, good, unit)
+    result: tuple[jax.Array, ...] = several(x, good, unit)
+    return result
 
 
 @cache
@@ -136,5 +140,5 @@ def _column(
     response = jnp.abs(jnp.matmul(x, found.weights * scaled, precision=EXACT))
     sigma = noise[0] * jnp.sqrt(jnp.maximum(noise[1] + x, 0.0)) + noise[2]
     spread = jnp.sqrt(jnp.matmul(sigma * sigma, found.weights * found.weights, precision=EXACT))
-    uncertainty = spread / jnp.maximum(response, jnp.finfo(x.dtype).tiny) * SCALING
+    uncertainty = spread / jnp.maximum(response, _LEAST) * SCALING
     return found.enhancement, uncertainty, response / found.gain, found.usable, found.shrinkage

@@ -59,7 +59,7 @@ def mag1c_column(x: jax.Array, good: jax.Array, unit: jax.Array, *, iterations: 
         iterations: Number of reweightings.
     """
     white = whiten(x, good)
-    z, n = white.z, jnp.maximum(white.count, 1.0)
+    z, n = white.z, jnp.maximum(white.good_pixels, 1.0)
     unit = (unit * SCALING).astype(x.dtype)
     albedo = jnp.where(good > 0.0, _albedo(x, white), 1.0)
 
@@ -71,7 +71,7 @@ def mag1c_column(x: jax.Array, good: jax.Array, unit: jax.Array, *, iterations: 
     start = jnp.maximum(_times(z, q) / (albedo * jnp.dot(q, q, precision=EXACT)), 0.0) * good
 
     def iterate(
-        _: int, state: tuple[jax.Array, jax.Array, jax.Array, jax.Array, jax.Array]
+        _: jax.Array, state: tuple[jax.Array, jax.Array, jax.Array, jax.Array, jax.Array]
     ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array, jax.Array]:
         found, target, t, _, _ = state
         removed = albedo * found
@@ -99,7 +99,7 @@ def mag1c_column(x: jax.Array, good: jax.Array, unit: jax.Array, *, iterations: 
     weights = jnp.matmul(white.transform, q, precision=EXACT)
     enhancement = found * SCALING
     usable = (
-        (white.count >= 2.0 * x.shape[1])
+        (white.good_pixels >= 2.0 * x.shape[1])
         & (jnp.sum(white.alive) * 2 >= x.shape[1])
         & jnp.all(jnp.isfinite(enhancement))
         & jnp.all(jnp.isfinite(weights))

@@ -218,7 +218,9 @@ def _parse(text: str, name: str, *, default_air_mass: float | None) -> TargetTab
         unit = column(_UNIT)
         strongest = float(unit.min())
         if not -1e-3 < strongest < -1e-7 or unit.max() > 1e-7:
-            raise refused(f"unit absorptions from {strongest:g} to {unit.max():g}; they are per ppm m and negative")
+            raise refused(
+                f"unit absorptions from {strongest:g} to {unit.max():g}; they are per ppm m and negative"
+            )
     else:
         base = column("radiance")
         enhancement = np.array([0.0, *shares.values()])

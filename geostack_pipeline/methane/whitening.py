@@ -36,7 +36,7 @@ class White(NamedTuple):
     """Mean spectrum of the good pixels, (S,)."""
     transform: jax.Array
     """(S, S): ``(x - mean) @ transform`` is white.  Rows of dead bands are zero."""
-    count: jax.Array
+    good_pixels: jax.Array
     """Number of good pixels, ()."""
     alive: jax.Array
     """Bands that are neither constant nor dark, (S,), bool."""
@@ -84,4 +84,4 @@ def whiten(x: jax.Array, good: jax.Array) -> White:
         z,
         transform,
     )
-    return White(z=z, mean=mean, transform=transform, count=total, alive=alive)
+    return White(z=z, mean=mean, transform=transform, good_pixels=total, alive=alive)
