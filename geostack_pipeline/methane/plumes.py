@@ -19,7 +19,8 @@ from geostack_pipeline.methane.plume_table import plume_rows
 
 SOURCE_METHOD = "largest smoothed enhancement"
 """The wind is unknown here, so the most upwind pixel is too."""
-NO_WIND = "no wind given"
+RATES_ELSEWHERE = "given in the asset plumes"
+"""A rate needs a wind, and a new wind must not ask for new retrievals."""
 _METHODS = {1: "mbsp", 2: "mbmp"}
 
 
@@ -32,7 +33,7 @@ def detect(
     candidates it has zero rows.  A time with a multi-pass signal is searched there alone: its single-pass pixels carry
     the surface and would only add false alarms; a time without is searched on the single pass with a higher
     threshold.  How many candidates each test rejected stands in the schema metadata ``geostack:rejected``.
-    No emission rate is given: that needs a wind.
+    No emission rate is given: that needs a wind, which the asset ``plumes`` knows.
     """
     settings = settings or DetectionSettings()
     place = georeference(fields)
@@ -89,6 +90,7 @@ def _row(
     return {
         "plume_id": _plume_id(area, str(time.astype("datetime64[s]")), longitude, latitude, provider),
         "provider": provider,
+        "instrument": str(step.attrs.get("instrument", "sentinel-2")),
         "area": area,
         "time": time.item(),
         "method": method,
@@ -111,11 +113,7 @@ def _row(
         "negative_controls": candidate.controls,
         "elongation": candidate.elongation,
         "clipped_fraction": float(clipped.mean()),
-        "emission_rate_kg_h": None,
-        "emission_rate_sigma_kg_h": None,
-        "wind_speed_m_s": None,
-        "wind_source": None,
-        "rate_missing_reason": NO_WIND,
+        "rate_missing_reason": RATES_ELSEWHERE,
         "reference_time": None if reference is None else reference.item(),
         "item_ids": [str(names[scene]) for scene in seen],
         "reference_item_ids": str(step["reference_scene"].values).split() if method == "mbmp" else [],
