@@ -29,7 +29,9 @@ from geostack_pipeline.cube.swath import (
 from geostack_pipeline.cube.write import finish_tree, write_node
 from geostack_pipeline.errors import RasterError
 from geostack_pipeline.sandbox.world.emit import emit_granules
+from geostack_pipeline.sandbox.world.emit_netcdf import OBS_BANDS, write_netcdf
 from geostack_pipeline.sandbox.world.enmap import enmap_scenes
+from geostack_pipeline.sandbox.world.swath import Swath
 
 RANGES = ((640.0, 670.0), (2120.0, 2480.0))
 
@@ -267,6 +269,60 @@ def test_what_cannot_be_is_refused_with_its_reason(emit: Any, enmap: Any, boxes:
         pass
     assert not readable(["METADATA", "BROWSE"])
     assert readable(["OBS"])
+
+
+@pytest.mark.parametrize(
+    ("key", "spoil", "match"),
+    [
+        ("OBS", lambda file: file.__delitem__("sensor_band_parameters"), "sensor_band_parameters"),
+        ("OBS", lambda file: file.__delitem__("sensor_band_parameters/observation_bands"), "0 names for 11"),
+        ("MASK", lambda file: file.__delitem__("sensor_band_parameters/mask_bands"), "0 names for 8"),
+        ("OBS", lambda file: file.__delitem__("location"), "location"),
+        ("OBS", lambda file: file.__delitem__("location/glt_x"), "location/glt_x"),
+        ("RAD", lambda file: file.__delitem__("sensor_band_parameters/wavelengths"), "wavelengths"),
+        ("MASK", lambda file: _rename(file, "sensor_band_parameters/mask_bands", "Cloud flag"), "one name"),
+    ],
+)
+def test_a_file_that_lacks_a_part_is_refused_by_name(
+    tmp_path: Path, emit: Any, boxes: dict[str, Any], key: str, spoil: Any, match: str
+) -> None:
+    path = tmp_path / "spoiled.nc"
+    path.write_bytes(emit.files[key].read_bytes())
+    with h5py.File(path, "r+") as file:
+        spoil(file)
+    granule = replace(granule_of(emit, key), files={key: source(path)})
+    with (
+        pytest.raises(RasterError, match=match),
+        open_granule(granule, bounds=boxes[emit.area], ranges=RANGES),
+    ):
+        pass
+
+
+def _rename(file: h5py.File, name: str, label: str) -> None:
+    labels = file[name][:]
+    labels[1] = label
+    file[name][:] = labels
+
+
+def test_files_of_two_granules_are_no_node(tmp_path: Path, emit: Any, boxes: dict[str, Any]) -> None:
+    swath = Swath(epsg=32640, x=5e5, y=4.3e6, heading_deg=10.0, lines=5, samples=4)
+    write_netcdf(
+        tmp_path / "obs.nc",
+        "obs",
+        np.zeros((5, 4, 11), np.float32),
+        long_name="Observation Data",
+        units=None,
+        root={},
+        band_parameters={"observation_bands": OBS_BANDS},
+        swath=swath,
+        elevation=np.zeros((5, 4)),
+    )
+    files = {**granule_of(emit, "RAD").files, "OBS": source(tmp_path / "obs.nc")}
+    with (
+        pytest.raises(RasterError, match=r"OBS.*one scene.*5 x 4 pixels beside"),
+        open_granule(replace(granule_of(emit, "RAD"), files=files), bounds=boxes[emit.area]),
+    ):
+        pass
 
 
 def test_node_names_are_safe() -> None:

@@ -31,11 +31,11 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sandbox]:
         yield sandbox
 
 
-def workspace(sandbox: Sandbox, folder: Path, **changes: Any) -> Workspace:
+def workspace(sandbox: Sandbox, folder: Path, *, only: str | None = None, **changes: Any) -> Workspace:
     settings = {"root": "file:store", **sandbox.settings()}
     settings["providers"]["cmr_stac"]["collections"] = EMIT_COLLECTIONS
-    for provider in settings["providers"].values():
-        provider.update(changes)
+    for key, provider in settings["providers"].items():
+        provider.update(changes if only in {None, key} else {})
     file = folder / "geostack.yaml"
     file.write_text(yaml.safe_dump(settings), encoding="utf-8")
     return open_workspace(load_settings(file))
@@ -135,6 +135,42 @@ def test_enmap_from_catalog_to_cube(logged_in: Sandbox, tmp_path: Path) -> None:
         numbers = raster.read(node["band_number"].values.tolist(), window=window)
     expected = np.where(numbers == -32768, np.nan, numbers.astype(np.float64) * 1e-4)
     assert node["reflectance"].values == pytest.approx(expected, abs=1e-12, nan_ok=True)
+
+
+def test_enmap_radiance_from_catalog_to_cube(logged_in: Sandbox, tmp_path: Path) -> None:
+    """L1B and L1C of one scene are two nodes, where the settings ask for them."""
+    from geostack_pipeline.sandbox.world.enmap_level1 import radiance_products
+
+    ws = workspace(
+        logged_in,
+        tmp_path,
+        only="dlr_geoservice",
+        collections=["ENMAP_HSI_L1B", "ENMAP_HSI_L1C"],
+        bands=["SPECTRAL_IMAGE", "QUALITY_CLASSES", "QUALITY_PIXELMASK"],
+    )
+    done = run(ws, ws.settings.build_provider("dlr_geoservice"), DAY)
+    l1b, l1c = (radiance_products(logged_in.world, level)[0] for level in ("L1B", "L1C"))
+    assert set(done.cube.snapshot.nodes) == {l1b.id, l1c.id}
+    assert all(check.passed for check in done.cube.checks)
+    assert set(cube.summary(done.cube.snapshot)["variable"]) == {"radiance_swir", "radiance"}
+    tree = done.cube.snapshot.open()
+    on_map, sensor = tree[l1c.id].to_dataset(), tree[l1b.id].to_dataset()
+    with rasterio.open(l1c.files["SPECTRAL_IMAGE"]) as raster:
+        column, row = ~raster.transform @ (on_map["x"].values[0], on_map["y"].values[0])
+        window = rasterio.windows.Window(int(column), int(row), on_map.sizes["x"], on_map.sizes["y"])
+        numbers = raster.read(on_map["band_number"].values.tolist(), window=window).astype(np.float64)
+    gain, offset = (on_map[name].values[:, None, None] for name in ("gain", "offset"))
+    expected = np.where(numbers == 0, np.nan, 100.0 * (numbers * gain + offset))
+    np.testing.assert_allclose(on_map["radiance"].values, expected, rtol=2e-7)
+    with rasterio.open(l1b.files["SPECTRAL_IMAGE_SWIR"]) as raster:
+        bands = sensor["swir_band_number"].values - 91
+        numbers = np.moveaxis(raster.read(bands.tolist()).astype(np.float64), 0, -1)
+    expected = 100.0 * (numbers * sensor["swir_gain"].values + sensor["swir_offset"].values)
+    np.testing.assert_allclose(sensor["radiance_swir"].values, expected, rtol=2e-7)
+    assert sensor["quality_classes"].dims == ("vnir_downtrack", "vnir_crosstrack")
+    assert on_map.attrs["scene"] == sensor.attrs["scene"]
+    for name in (l1b.id, l1c.id):
+        assert done.cube.snapshot.read(f"quicklook-{name}.png").startswith(b"\x89PNG")
 
 
 def test_a_day_without_granules_is_a_value(logged_in: Sandbox, tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from geostack_pipeline.raster.crop import plan_crop
 from geostack_pipeline.raster.fetch import WebPageError
 from geostack_pipeline.sandbox import Sandbox
 from geostack_pipeline.sandbox.dialects.dlr_items import L2A, QUICKLOOK
+from geostack_pipeline.sandbox.dialects.dlr_level1 import L1B, L1C
 from geostack_pipeline.sandbox.dialects.dlr_login import PASSWORD, WITHOUT_POLICY, WITHOUT_RIGHTS
 from geostack_pipeline.settings import Settings, parse_settings
 
@@ -100,11 +101,11 @@ def test_the_items_have_the_recorded_members(dlr: Sandbox, shared_dir: Path) -> 
 
 
 def test_query_and_ids_are_ignored_and_filter_works(dlr: Sandbox) -> None:
-    assert _post(dlr, query={"eo:cloud_cover": {"lt": -1}}, ids=["none"])["numberMatched"] == 6
+    assert _post(dlr, query={"eo:cloud_cover": {"lt": -1}}, ids=["none"])["numberMatched"] == 8
     never = {"op": "<", "args": [{"property": "eo:cloud_cover"}, -1]}
     assert _post(dlr, filter=never, **{"filter-lang": "cql2-json"})["numberMatched"] == 0
     text = {"filter": "\"eo:cloud_cover\" <= 100 AND platform = 'enmap'", "filter-lang": "cql2-text"}
-    assert _post(dlr, **text)["numberMatched"] == 3
+    assert _post(dlr, **text)["numberMatched"] == 5
 
 
 def test_a_client_that_nobody_here_wrote_finds_the_same_items(dlr: Sandbox) -> None:
@@ -258,3 +259,37 @@ def test_no_secret_stands_in_the_log(dlr: Sandbox) -> None:
     (item,) = _items(dlr, provider, DAYS[1])
     provider.store(provider.routes(item, "METADATA")[0].store_id)
     assert PASSWORD not in json.dumps(dlr.log())
+
+
+def test_products_of_level_1_are_listed_and_served(dlr: Sandbox, tmp_path: Path) -> None:
+    """Two files of L1B that are not on a map come whole, the one of L1C by window."""
+    settings = dlr.settings()
+    settings["providers"]["dlr_geoservice"]["collections"] = [L1B, L1C]
+    given = dlr.credentials()
+    login = {"username": Secret(given["DLR_USERNAME"]), "password": Secret(given["DLR_PASSWORD"])}
+    parsed = parse_settings({"root": "file:/nowhere", **settings})
+    provider = parsed.build_provider("dlr_geoservice", login)
+    areas = parsed.area_list
+    items = normalise(
+        provider, search(provider, date(2024, 6, 7), areas).items, date(2024, 6, 7), areas
+    ).items
+    wanted = {
+        item["collection"]: provider.wants(item, ("SPECTRAL_IMAGE", "QUALITY_TESTFLAGS")) for item in items
+    }
+    assert {name: [(want.asset, want.how) for want in wants] for name, wants in wanted.items()} == {
+        L1B: [
+            ("SPECTRAL_IMAGE_VNIR", "whole"),
+            ("SPECTRAL_IMAGE_SWIR", "whole"),
+            ("QUALITY_TESTFLAGS_VNIR", "whole"),
+            ("QUALITY_TESTFLAGS_SWIR", "whole"),
+            ("METADATA", "whole"),
+        ],
+        L1C: [("SPECTRAL_IMAGE", "window"), ("QUALITY_TESTFLAGS", "whole"), ("METADATA", "whole")],
+    }
+    for item in items:
+        assert item["properties"]["geostack:radiometry"] == "metadata_file"
+        assert item["properties"]["geostack:scene"] == "ENMAP_DT0000077190_001"
+        for want in wanted[item["collection"]]:
+            ref = provider.locate(item["assets"][want.asset]["href"])
+            data = bytes(provider.store(ref.store_id).get(ref.key).bytes())
+            assert data[:2] in {b"II", b"<?"}, want.asset
