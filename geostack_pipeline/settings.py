@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from datetime import date
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import yaml
@@ -190,6 +190,13 @@ class MethaneSettings(_Strict):
 
     lookback_days: Annotated[int, Field(ge=0, le=366)] = 30
     """How far back the reference scene of MBMP is looked for."""
+    filter: Literal["mag1c", "cmf", "product"] = "mag1c"
+    """What makes methane of an imaging spectrometer's radiance: ``mag1c`` (sparse, albedo-corrected), ``cmf`` (classic,
+    two-sided noise); ``product`` takes the catalog's own enhancement where a scene has one."""
+    target: str | None = None
+    """File with a target spectrum of your own for these filters (docs/methane.md); None is the project's."""
+    compilation_cache: bool = True
+    """Whether compiled kernels are kept on disk, under ``compiled/`` of a local root, else in the user's cache folder."""
     detection: DetectionLimits = DetectionLimits()
 
 
@@ -436,6 +443,12 @@ def parse_settings(raw: Any, *, subject: str = "settings", base: Path | None = N
     if base is not None and local is not None:
         # As a path, not as text: a folder's name may hold what means something else in a URL.
         settings = settings.model_copy(update={"root": (base / local.expanduser()).resolve().as_uri()})
+    target = settings.methane.target
+    if base is not None and target is not None:
+        own = settings.methane.model_copy(
+            update={"target": str((base / Path(target).expanduser()).resolve())}
+        )
+        settings = settings.model_copy(update={"methane": own})
     wind = settings.wind
     local = None if wind is None else _local_root(wind.source)
     if base is not None and local is not None and wind is not None:

@@ -64,6 +64,7 @@ def cmf_column(x: jax.Array, good: jax.Array, unit: jax.Array) -> Filtered:
     narrow = x.dtype
     return Filtered(
         enhancement=(found * SCALING).astype(narrow),
+        linear=(found * SCALING).astype(narrow),
         weights=(weights * scale / strength).astype(narrow),
         gain=jnp.ones_like(good),
         usable=usable,

@@ -9,8 +9,9 @@ is compiled once for all granules of an instrument.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache, partial
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -28,6 +29,8 @@ METHODS: tuple[Method, ...] = ("mag1c", "cmf")
 COLUMNS = 64
 """Columns of a block: 16 MB of EMIT's radiance."""
 LINES = 128
+_FEW_LINES = 4096
+"""Longer ones (clusters of a whole map) grow to powers of two."""
 _LEAST = float(np.finfo(np.float32).tiny)
 
 
@@ -35,9 +38,12 @@ class ColumnFields(NamedTuple):
     """Fields of a block of columns, (columns, lines) float32 but for the last two; NaN where not retrieved."""
 
     enhancement: NDArray[np.float32]
-    """ppm m."""
+    """ppm m; of mag1c zero where nothing was found."""
+    linear: NDArray[np.float32]
+    """ppm m: what the filter gives without non-negativity and sparsity; of cmf the enhancement itself."""
     uncertainty: NDArray[np.float32]
-    """ppm m: 1-sigma of ``enhancement / sensitivity`` from the noise of the instrument."""
+    """ppm m: 1-sigma of ``enhancement / sensitivity``, from the noise of the instrument; where that is not known, from
+    the scatter of ``linear`` over the column, which the surface is part of."""
     sensitivity: NDArray[np.float32]
     """Share of a true enhancement that ``enhancement`` shows."""
     usable: NDArray[np.bool_]
@@ -53,25 +59,27 @@ def filter_columns(
     noise: NDArray[np.float64] | None,
     *,
     method: Method,
+    block: int = COLUMNS,
 ) -> ColumnFields:
-    """Return the methane of up to `COLUMNS` columns, each filtered by itself.
+    """Return the methane of up to ``block`` columns, each filtered by itself.
 
     Args:
         radiance: (columns, lines, S), float32; whatever is not ``good`` may be anything, NaN as well.
         good: (columns, lines): pixels that the background is estimated from and that get a value.
         unit: Unit absorptions per ppm m, (columns, S).
-        noise: Coefficients a, b, c of the noise ``|a sqrt(b + L) + c|`` in units of radiance, (3, S); None where the
-            noise is not known: the uncertainty is then NaN.
+        noise: Coefficients a, b, c of the noise ``|a sqrt(b + L) + c|`` in units of radiance, (3, S); None where it is
+            not known.
         method: ``mag1c`` or ``cmf``.
+        block: Columns that the kernel is compiled for.
 
     A column with fewer than 2 S good pixels, or whose bands are mostly dead, is not retrieved: ``usable`` says so.
     """
     columns, lines, bands = radiance.shape
-    if columns > COLUMNS:
-        raise ValueError(f"{columns} columns in a block of at most {COLUMNS}")
+    if columns > block:
+        raise ValueError(f"{columns} columns in a block of at most {block}")
     good = good & np.isfinite(radiance).all(axis=-1)
-    below, right = -lines % LINES, COLUMNS - columns
-    x = np.zeros((COLUMNS, lines + below, bands), np.float32)
+    right = block - columns
+    x = np.zeros((block, padded_lines(lines), bands), np.float32)
     np.copyto(x[:columns, :lines], radiance, where=good[..., None])
     weight = np.zeros(x.shape[:2], np.float32)
     weight[:columns, :lines] = good
@@ -88,7 +96,9 @@ def filter_columns(
             method=method,
             devices=len(jax.local_devices()),
         )
-        enhancement, uncertainty, sensitivity, usable, shrinkage = (np.asarray(each) for each in found)
+        enhancement, linear, uncertainty, sensitivity, usable, shrinkage = (
+            np.asarray(each) for each in found
+        )
     usable = usable[:columns]
     valid = good & usable[:, None]
 
@@ -97,6 +107,7 @@ def filter_columns(
 
     return ColumnFields(
         enhancement=field(enhancement),
+        linear=field(linear),
         uncertainty=field(uncertainty),
         sensitivity=field(sensitivity),
         usable=usable,
@@ -104,11 +115,18 @@ def filter_columns(
     )
 
 
+def padded_lines(lines: int) -> int:
+    """Return the number of lines that so many are padded to: few different ones, so that few kernels are compiled."""
+    if lines <= _FEW_LINES:
+        return max(LINES, lines + -lines % LINES)
+    return 1 << (lines - 1).bit_length()
+
+
 @partial(jax.jit, static_argnames=("method", "devices"))
 def filter_block(
     x: jax.Array, good: jax.Array, unit: jax.Array, noise: jax.Array, *, method: Method, devices: int
-) -> tuple[jax.Array, ...]:
-    """Return enhancement, uncertainty, sensitivity, usable and shrinkage of `COLUMNS` padded columns."""
+) -> Any:
+    """Return the fields of a padded block as `ColumnFields` has them, not yet masked."""
     one = partial(_column, noise=noise, method=method)
 
     def several(x: jax.Array, good: jax.Array, unit: jax.Array) -> tuple[jax.Array, ...]:
@@ -116,13 +134,13 @@ def filter_block(
             return jax.lax.map(lambda column: one(*column), (x, good, unit))
         return jax.vmap(one)(x, good, unit)
 
+    run: Callable[..., Any] = several
     if devices > 1 and x.shape[0] % devices == 0:
         split = PartitionSpec("column")  # type: ignore[no-untyped-call]
-        several = jax.shard_map(
+        run = jax.shard_map(
             several, mesh=_mesh(devices), in_specs=(split, split, split), out_specs=split, check_vma=False
         )
-    result: tuple[jax.Array, ...] = several(x, good, unit)
-    return result
+    return run(x, good, unit)
 
 
 @cache
@@ -139,6 +157,10 @@ def _column(
     scaled = (unit * SCALING).astype(x.dtype)
     response = jnp.abs(jnp.matmul(x, found.weights * scaled, precision=EXACT))
     sigma = noise[0] * jnp.sqrt(jnp.maximum(noise[1] + x, 0.0)) + noise[2]
-    spread = jnp.sqrt(jnp.matmul(sigma * sigma, found.weights * found.weights, precision=EXACT))
+    noisy = jnp.sqrt(jnp.matmul(sigma * sigma, found.weights * found.weights, precision=EXACT))
+    filtered = jnp.matmul(x, found.weights, precision=EXACT)
+    n = jnp.maximum(jnp.sum(good), 1.0)
+    apart = (filtered - jnp.sum(filtered * good) / n) * good
+    spread = jnp.where(jnp.isnan(noise[0, 0]), jnp.sqrt(jnp.sum(apart * apart) / n), noisy)
     uncertainty = spread / jnp.maximum(response, _LEAST) * SCALING
-    return found.enhancement, uncertainty, response / found.gain, found.usable, found.shrinkage
+    return found.enhancement, found.linear, uncertainty, response / found.gain, found.usable, found.shrinkage

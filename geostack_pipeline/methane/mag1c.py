@@ -39,6 +39,8 @@ class Filtered(NamedTuple):
 
     enhancement: jax.Array
     """ppm m, (N,)."""
+    linear: jax.Array
+    """ppm m, (N,): the same filter without non-negativity and sparsity, so that its noise has two sides."""
     weights: jax.Array
     """(S,): the response of ``enhancement * gain`` to the radiance, 1e5 ppm m per unit of radiance."""
     gain: jax.Array
@@ -70,10 +72,8 @@ def mag1c_column(x: jax.Array, good: jax.Array, unit: jax.Array, *, iterations: 
     q = whitened(first)
     start = jnp.maximum(_times(z, q) / (albedo * jnp.dot(q, q, precision=EXACT)), 0.0) * good
 
-    def iterate(
-        _: jax.Array, state: tuple[jax.Array, jax.Array, jax.Array, jax.Array, jax.Array]
-    ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array, jax.Array]:
-        found, target, t, _, _ = state
+    def iterate(_: jax.Array, state: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
+        found, target, t, _, _, _ = state
         removed = albedo * found
         mean = jnp.sum(removed) / n
         apart = (removed - mean) * good
@@ -88,14 +88,15 @@ def mag1c_column(x: jax.Array, good: jax.Array, unit: jax.Array, *, iterations: 
         determinant = upper * tt - side * side
         q = b - (c * (tt * cb - side * tb) + t * (upper * tb - side * cb)) / determinant
         normalizer = jnp.maximum(jnp.dot(b, q, precision=EXACT), _LEAST_NORMALIZER)
-        filtered = _times(z, q) + mean * jnp.dot(t, q, precision=EXACT)
+        shift = mean * jnp.dot(t, q, precision=EXACT)
+        filtered = _times(z, q) + shift
         penalty = 1.0 / (albedo * (found + _EPSILON))
         found = jnp.maximum((filtered - penalty) / (albedo * normalizer), 0.0) * good
-        return found, new_target, b, q, normalizer
+        return found, new_target, b, q, normalizer, shift
 
-    found, _, _, q, normalizer = lax.fori_loop(
-        0, iterations, iterate, (start, first, q, q, jnp.maximum(jnp.dot(q, q, precision=EXACT), 1.0))
-    )
+    strength = jnp.maximum(jnp.dot(q, q, precision=EXACT), _LEAST_NORMALIZER)
+    state = (start, first, q, q, strength, jnp.zeros((), x.dtype))
+    found, _, _, q, normalizer, shift = lax.fori_loop(0, iterations, iterate, state)
     weights = jnp.matmul(white.transform, q, precision=EXACT)
     enhancement = found * SCALING
     usable = (
@@ -106,6 +107,7 @@ def mag1c_column(x: jax.Array, good: jax.Array, unit: jax.Array, *, iterations: 
     )
     return Filtered(
         enhancement=enhancement,
+        linear=(_times(z, q) + shift) / (albedo * normalizer) * SCALING,
         weights=weights,
         gain=albedo * normalizer,
         usable=usable,

@@ -17,7 +17,7 @@ from geostack_pipeline.orchestration.io_managers import ALLOW_MISSING
 from geostack_pipeline.orchestration.metadata import day_metadata
 from geostack_pipeline.orchestration.recording import DayResult, input_tags, record_days
 from geostack_pipeline.providers.contract import Product, Provider
-from geostack_pipeline.stages import cube, granules, methane, plumes, scenes, selected
+from geostack_pipeline.stages import cube, granules, methane, methane_swath, plumes, scenes, selected
 from geostack_pipeline.stages.plan import stages_of
 from geostack_pipeline.stages.progress import Event, Status, emit
 from geostack_pipeline.stages.workspace import Outcome, Workspace, asset_name, require
@@ -114,6 +114,22 @@ _STAGES = (
     ),
 )
 
+_SWATH: Mapping[str, _Stage] = {
+    methane.NAME: _Stage(
+        name=methane.NAME,
+        io_manager="trees",
+        kinds=frozenset({"jax", "zarr"}),
+        code_version=f"{methane.CODE_VERSION}-{methane_swath.CODE_VERSION}",
+        description="Methane enhancement, uncertainty and sensitivity of each granule by a matched filter (mag1c or CMF) "
+        "on radiance, or from the catalog's own methane product, on a map; and plume candidates.",
+        checks={
+            "enhancement_range": "The enhancement lies within what the retrieval can return.",
+            "granules_retrieved": "Every granule with radiance or methane gave a field, or is cloudy.",
+        },
+    ),
+}
+"""Stages that are another thing for swaths."""
+
 _PLUMES = _Stage(
     name=plumes.NAME,
     io_manager="tables",
@@ -154,7 +170,12 @@ def provider_assets(
         cube.NAME: _cube,
         methane.NAME: _methane,
     }
-    return [make[stage.name](key, days, stage) for stage in _STAGES if stage.name in stages_of(product)]
+    there = stages_of(product)
+    return [
+        make[stage.name](key, days, _SWATH.get(stage.name, stage) if product.kind == "swath" else stage)
+        for stage in _STAGES
+        if stage.name in there
+    ]
 
 
 def _decorate(
