@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from datetime import date
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import yaml
@@ -28,6 +28,8 @@ from pydantic import (
 
 from geostack_pipeline.areas import Area
 from geostack_pipeline.errors import SettingsError
+from geostack_pipeline.methane.rates import CALM_M_S, RELATIVE_WIND_SIGMA
+from geostack_pipeline.methane.wind import WindLimits, WindSource
 from geostack_pipeline.providers.contract import Endpoint, Provider
 from geostack_pipeline.providers.credentials import CredentialField, Credentials, from_environment
 from geostack_pipeline.providers.registry import PROVIDERS, ProviderSpec, build_provider, spec
@@ -35,8 +37,8 @@ from geostack_pipeline.providers.registry import PROVIDERS, ProviderSpec, build_
 SETTINGS_VARIABLE = "GEOSTACK_SETTINGS"
 DEFAULT_FILE = "geostack.yaml"
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
-_TAKEN = frozenset({"plumes", "workspace", "tables", "trees", "io_manager"})
-"""The asset over all providers, and resources that are no provider."""
+_TAKEN = frozenset({"plumes", "published", "workspace", "wind", "tables", "trees", "io_manager"})
+"""The assets over all providers, and resources that are no provider."""
 _ASSET_PREFIX = re.compile(r"[a-z][a-z0-9_]{0,40}")
 
 
@@ -188,7 +190,31 @@ class MethaneSettings(_Strict):
 
     lookback_days: Annotated[int, Field(ge=0, le=366)] = 30
     """How far back the reference scene of MBMP is looked for."""
+    filter: Literal["mag1c", "cmf", "product"] = "mag1c"
+    """What makes methane of an imaging spectrometer's radiance: ``mag1c`` (sparse, albedo-corrected), ``cmf`` (classic,
+    two-sided noise); ``product`` takes the catalog's own enhancement where a scene has one."""
+    target: str | None = None
+    """File with a target spectrum of your own for these filters (docs/methane.md); None is the project's."""
+    compilation_cache: bool = True
+    """Whether compiled kernels are kept on disk, under ``compiled/`` of a local root, else in the user's cache folder."""
     detection: DetectionLimits = DetectionLimits()
+
+
+class WindSettings(_Strict):
+    """Where the wind comes from that emission rates are made with."""
+
+    source: str
+    """Path or URL of a table (Parquet, GeoParquet, CSV) or of a Zarr with u10 and v10; see docs/architecture.md."""
+    options: Mapping[str, Annotated[str, BeforeValidator(_as_text)]] = Field(default_factory=dict)
+    """Options of an object store; a value ``env:NAME`` is read from the environment."""
+    max_hours: Annotated[float, Field(gt=0, le=24)] = 1.5
+    """A record further away in time is not used."""
+    max_distance_km: Annotated[float, Field(gt=0, le=500)] = 40.0
+    """A record further away in space is not used."""
+    relative_sigma: Annotated[float, Field(ge=0, le=2)] = RELATIVE_WIND_SIGMA
+    """Relative 1-sigma of the speed where the source states none."""
+    calm_m_s: Annotated[float, Field(ge=0, le=5)] = CALM_M_S
+    """Below this speed no rate is given."""
 
 
 class Settings(_Strict):
@@ -207,6 +233,8 @@ class Settings(_Strict):
     areas: Mapping[str, AreaSettings] = Field(default_factory=dict)
     providers: Mapping[str, ProviderSettings] = Field(default_factory=dict)
     methane: MethaneSettings = MethaneSettings()
+    wind: WindSettings | None = None
+    """None: plumes have no emission rate."""
     egress_usd_per_gb: Mapping[str, Annotated[float, Field(ge=0)]] = Field(default_factory=dict)
     """Host, bucket or container, as the ledger names it -> what reading a GB from it costs you."""
 
@@ -321,20 +349,35 @@ class Settings(_Strict):
 
     def resolved_root_options(self) -> dict[str, str]:
         """Return the root's options with ``env:NAME`` values read from the environment."""
-        resolved: dict[str, str] = {}
-        for name, value in self.root_options.items():
-            if value.startswith("env:"):
-                variable = value[4:]
-                if variable not in os.environ:
-                    raise SettingsError(
-                        f"the environment variable {variable} is not set",
-                        subject=f"setting root_options.{name}",
-                        action=f"export {variable} or change the setting",
-                    )
-                resolved[name] = os.environ[variable]
-            else:
-                resolved[name] = value
-        return resolved
+        return _from_environment(self.root_options, "root_options")
+
+    def wind_source(self) -> WindSource | None:
+        """Return the wind that emission rates are made with, unread; None where none is named."""
+        if self.wind is None:
+            return None
+        return WindSource(
+            self.wind.source,
+            options=_from_environment(self.wind.options, "wind.options"),
+            limits=WindLimits(max_hours=self.wind.max_hours, max_distance_km=self.wind.max_distance_km),
+        )
+
+
+def _from_environment(options: Mapping[str, str], setting: str) -> dict[str, str]:
+    """Return options with ``env:NAME`` values read from the environment."""
+    resolved: dict[str, str] = {}
+    for name, value in options.items():
+        if value.startswith("env:"):
+            variable = value[4:]
+            if variable not in os.environ:
+                raise SettingsError(
+                    f"the environment variable {variable} is not set",
+                    subject=f"setting {setting}.{name}",
+                    action=f"export {variable} or change the setting",
+                )
+            resolved[name] = os.environ[variable]
+        else:
+            resolved[name] = value
+    return resolved
 
 
 def settings_path(path: str | Path | None = None) -> Path:
@@ -400,6 +443,17 @@ def parse_settings(raw: Any, *, subject: str = "settings", base: Path | None = N
     if base is not None and local is not None:
         # As a path, not as text: a folder's name may hold what means something else in a URL.
         settings = settings.model_copy(update={"root": (base / local.expanduser()).resolve().as_uri()})
+    target = settings.methane.target
+    if base is not None and target is not None:
+        own = settings.methane.model_copy(
+            update={"target": str((base / Path(target).expanduser()).resolve())}
+        )
+        settings = settings.model_copy(update={"methane": own})
+    wind = settings.wind
+    local = None if wind is None else _local_root(wind.source)
+    if base is not None and local is not None and wind is not None:
+        named = wind.model_copy(update={"source": (base / local.expanduser()).resolve().as_uri()})
+        settings = settings.model_copy(update={"wind": named})
     return settings
 
 

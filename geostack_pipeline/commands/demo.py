@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -57,6 +58,7 @@ def demo_command(folder: Path, *, seed: int | None, small: bool, as_json: bool) 
                 errors.print(f"{key}: {outcome.sentence()}", style="dim", markup=False)
         score = score_plumes(ws, "earth_search", outcomes[0].report.days, sandbox.truth())
         physical = physical_plumes(ws, outcomes[0].report.days)
+        rates = score_rates(ws, outcomes[0].report.days, sandbox.truth())
     failed = any(outcome.report.failed for outcome in outcomes)
     if as_json:
         print_json(
@@ -67,6 +69,7 @@ def demo_command(folder: Path, *, seed: int | None, small: bool, as_json: bool) 
                 ],
                 "score": asdict(score),
                 "plumes": asdict(physical),
+                "rates": [asdict(rate) for rate in rates],
                 "seconds": round(time.monotonic() - started, 2),
                 "settings": str(file),
             }
@@ -75,6 +78,7 @@ def demo_command(folder: Path, *, seed: int | None, small: bool, as_json: bool) 
     print_summary(outcomes[0].report, outcomes[0].rows, outcomes[0].seconds)
     _print_providers(outcomes)
     _print_score(score, physical)
+    _print_rates(rates)
     console.print(
         f"\n[dim]total {time.monotonic() - started:.1f} s. Look at it: [/dim]make ui"
         f"[dim], then http://127.0.0.1:3000; pictures and cubes lie under[/dim] {folder}/store",
@@ -183,6 +187,81 @@ def score_plumes(
         if _identity(plume) not in found
     )
     return Score(planted=len(wanted), found=len(found), missed=missed, false_candidates=false)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RatedPlume:
+    """A planted plume that was found, with the rate that came out."""
+
+    plume: str
+    time: str
+    instrument: str
+    true_kg_h: float
+    rate_kg_h: float | None
+    sigma_kg_h: float | None
+    true_wind_m_s: float
+    wind_m_s: float | None
+    source_error_m: float
+    """From the planted source to the reported one."""
+    reason: str | None
+    """Why there is no rate."""
+
+
+def score_rates(ws: Workspace, days: Sequence[str], planted: Sequence[dict[str, Any]]) -> list[RatedPlume]:
+    """Return the planted plumes that a row of the asset ``plumes`` shows, with true and stated rates."""
+    rows = []
+    for day in days:
+        snapshot = ws.artifacts.current(plumes.NAME, day)
+        if snapshot is None:
+            continue
+        found: pl.DataFrame = snapshot.open()
+        for row in found.iter_rows(named=True):
+            outline = shapely.from_wkb(row["geometry"])
+            place = shapely.Point(row["source_longitude"], row["source_latitude"])
+            hits = [plume for plume in planted if plume["time"][:10] == day and _matches(outline, plume)]
+            if len(hits) != 1:
+                # Of two plumes under one outline, neither's rate is told.
+                continue
+            plume = hits[0]
+            east = (place.x - plume["longitude"]) * math.cos(math.radians(plume["latitude"]))
+            rows.append(
+                RatedPlume(
+                    plume=plume["name"],
+                    time=plume["time"][:16],
+                    instrument=row["instrument"],
+                    true_kg_h=plume["rate_kg_h"],
+                    rate_kg_h=row["emission_rate_kg_h"],
+                    sigma_kg_h=row["emission_rate_sigma_kg_h"],
+                    true_wind_m_s=plume["wind_m_s"],
+                    wind_m_s=row["wind_speed_m_s"],
+                    source_error_m=111_195.0 * math.hypot(east, place.y - plume["latitude"]),
+                    reason=row["rate_missing_reason"],
+                )
+            )
+    return rows
+
+
+def _print_rates(rates: Sequence[RatedPlume]) -> None:
+    if not rates:
+        return
+    shown = table("emission rates", "plume", "time", "planted t/h", "rate t/h", "error", "in sigma", "wind (true) m/s",
+                  right=("planted t/h", "rate t/h", "error", "in sigma", "wind (true) m/s"))  # fmt: skip
+    for one in rates:
+        error = None if one.rate_kg_h is None else one.rate_kg_h - one.true_kg_h
+        sigma = one.sigma_kg_h
+        shown.add_row(
+            one.plume,
+            one.time.replace("T", " "),
+            f"{one.true_kg_h / 1000:.1f}",
+            one.reason
+            if one.rate_kg_h is None
+            else f"{one.rate_kg_h / 1000:.1f}" + ("" if sigma is None else f" ± {sigma / 1000:.1f}"),
+            "-" if error is None else f"{100 * error / one.true_kg_h:+.0f} %",
+            "-" if error is None or not sigma else f"{error / sigma:+.1f}",
+            "-" if one.wind_m_s is None else f"{one.wind_m_s:.1f} ({one.true_wind_m_s:.1f})",
+        )
+    console.print()
+    console.print(shown)
 
 
 def _identity(plume: dict[str, Any]) -> str:

@@ -15,6 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from geostack_pipeline.commands.console import Exit, console, errors
 from geostack_pipeline.errors import SettingsError
 from geostack_pipeline.sandbox.config import PROVIDERS
+from geostack_pipeline.sandbox.wind import wind_table
 from geostack_pipeline.settings import SETTINGS_VARIABLE
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 SETTINGS_NAME = "geostack.yaml"
 LOGINS_NAME = "sandbox.env"
+WIND_NAME = "wind.parquet"
 
 
 @contextmanager
@@ -49,7 +51,7 @@ def running_sandbox(
             **chosen,
         ) as sandbox,
     ):
-        yield sandbox, write_settings(folder, sandbox.settings())
+        yield sandbox, write_settings(folder, sandbox.settings(), sandbox.wind())
 
 
 def _serve_module() -> Any:
@@ -90,15 +92,16 @@ def _rendering() -> Iterator[Callable[[int, int], None]]:
         bar.stop()
 
 
-def write_settings(folder: Path, settings: dict[str, Any]) -> Path:
-    """Write the sandbox's settings file, with its store beside it."""
+def write_settings(folder: Path, settings: dict[str, Any], wind: bytes) -> Path:
+    """Write the sandbox's settings file, with its store and its wind beside it."""
     file = folder / SETTINGS_NAME
     text = "# Written by the sandbox: the same pipeline, only endpoints differ.\n" + yaml.safe_dump(
-        {"root": "file:store", **settings}, sort_keys=False
+        {"root": "file:store", "wind": {"source": WIND_NAME}, **settings}, sort_keys=False
     )
-    staged = file.with_suffix(".part")
-    staged.write_text(text, encoding="utf-8")
-    staged.replace(file)
+    for path, data in ((folder / WIND_NAME, wind), (file, text.encode())):
+        staged = path.with_suffix(".part")
+        staged.write_bytes(data)
+        staged.replace(path)
     return file
 
 
@@ -148,7 +151,7 @@ def sandbox_command(
     chosen = {} if seed is None else {"seed": seed}
 
     def ready(about: dict[str, Any]) -> None:
-        file = write_settings(folder, about["settings"])
+        file = write_settings(folder, about["settings"], wind_table(about["truth"], about["seed"]))
         for name, address in sorted(about["endpoints"].items()):
             console.print(f"{name:<20} {address}", markup=False)
         logins = write_logins(folder, about["credentials"])

@@ -56,6 +56,13 @@ class DetectionSettings:
     """Side of the tiles for the local median and scatter."""
 
 
+SPECTROMETER = DetectionSettings(
+    smoothing_m=60.0, seed_z=7.0, min_area_m2=14_000.0, max_elongation=20.0, block_m=3840.0
+)
+"""For matched filters of imaging spectrometers, whose pixels are 30 to 60 m wide: four pixels of EMIT at least; tiles
+that a plume of some kilometres fills in part only."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Candidate:
     """One candidate; its pixels are those of its ``label``."""

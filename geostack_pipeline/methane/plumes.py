@@ -11,7 +11,13 @@ import shapely
 import xarray as xr
 from numpy.typing import NDArray
 
-from geostack_pipeline.methane.detection import Candidate, Detection, DetectionSettings, find_candidates
+from geostack_pipeline.methane.detection import (
+    SPECTROMETER,
+    Candidate,
+    Detection,
+    DetectionSettings,
+    find_candidates,
+)
 from geostack_pipeline.methane.masking import Quality
 from geostack_pipeline.methane.mass import integrated_mass
 from geostack_pipeline.methane.outline import Georeference, georeference, outline
@@ -19,45 +25,69 @@ from geostack_pipeline.methane.plume_table import plume_rows
 
 SOURCE_METHOD = "largest smoothed enhancement"
 """The wind is unknown here, so the most upwind pixel is too."""
-NO_WIND = "no wind given"
+RATES_ELSEWHERE = "given in the asset plumes"
+"""A rate needs a wind, and a new wind must not ask for new retrievals."""
 _METHODS = {1: "mbsp", 2: "mbmp"}
+NO_MAP = "no map: the granule is in sensor geometry without a look-up table"
 
 
 def detect(
     fields: xr.Dataset, *, area: str, settings: DetectionSettings | None = None, provider: str = ""
 ) -> pa.Table:
-    """Return the plume candidates in ``fields`` (of :func:`~geostack_pipeline.methane.retrieve.retrieve`), all times.
+    """Return the plume candidates in a node of methane fields, all times.
+
+    Of Sentinel-2 (:func:`~geostack_pipeline.methane.retrieve.retrieve`) the multi-pass or single-pass signal is searched,
+    with the tests of B11; of an imaging spectrometer (:func:`~geostack_pipeline.methane.swath_retrieve.retrieve_granule`)
+    the linear enhancement, which has no B11.  Fields without a map give no candidates, and ``geostack:rejected`` says so.
 
     The table has :func:`~geostack_pipeline.methane.plume_table.plume_schema` and ``geo`` metadata; without
     candidates it has zero rows.  A time with a multi-pass signal is searched there alone: its single-pass pixels carry
     the surface and would only add false alarms; a time without is searched on the single pass with a higher
     threshold.  How many candidates each test rejected stands in the schema metadata ``geostack:rejected``.
-    No emission rate is given: that needs a wind.
+    No emission rate is given: that needs a wind, which the asset ``plumes`` knows.
     """
-    settings = settings or DetectionSettings()
+    spectral = "signal_source" not in fields
+    settings = settings or (SPECTROMETER if spectral else DetectionSettings())
+    if spectral and not {"y", "x"} <= set(map(str, fields["ch4_enhancement"].dims)):
+        return plume_rows([], rejected={NO_MAP: 1})
     place = georeference(fields)
     rows: list[dict[str, Any]] = []
     rejected: Counter[str] = Counter()
     for index in range(fields.sizes["time"]):
         step = fields.isel(time=index).load()
-        source = step["signal_source"].values
-        method = 2 if (source == 2).any() else 1
-        enhancement = np.where(source == method, step["ch4_enhancement"].values, np.nan).astype(np.float32)
-        multi = method == 2
-        found = find_candidates(
-            enhancement,
-            pixel_m=place.pixel_m,
-            seed_z=settings.seed_z if multi else settings.seed_z_single,
-            settings=settings,
-            signal=step[_METHODS[method]].values,
-            b11_contrast=step["b11_contrast"].values,
-        )
+        method, enhancement, found = (_spectral if spectral else _two_band)(step, place, settings)
         rejected.update(found.rejected)
         rows += [
-            _row(step, enhancement, found, candidate, place, area, provider, _METHODS[method])
+            _row(step, enhancement, found, candidate, place, area, provider, method)
             for candidate in found.candidates
         ]
     return plume_rows(rows, rejected=rejected)
+
+
+def _two_band(
+    step: xr.Dataset, place: Georeference, settings: DetectionSettings
+) -> tuple[str, NDArray[np.float32], Detection]:
+    source = step["signal_source"].values
+    method = 2 if (source == 2).any() else 1
+    enhancement = np.where(source == method, step["ch4_enhancement"].values, np.nan).astype(np.float32)
+    found = find_candidates(
+        enhancement,
+        pixel_m=place.pixel_m,
+        seed_z=settings.seed_z if method == 2 else settings.seed_z_single,
+        settings=settings,
+        signal=step[_METHODS[method]].values,
+        b11_contrast=step["b11_contrast"].values,
+    )
+    return _METHODS[method], enhancement, found
+
+
+def _spectral(
+    step: xr.Dataset, place: Georeference, settings: DetectionSettings
+) -> tuple[str, NDArray[np.float32], Detection]:
+    name = "ch4_enhancement_linear" if "ch4_enhancement_linear" in step else "ch4_enhancement"
+    enhancement = np.asarray(step[name].values, np.float32)
+    found = find_candidates(enhancement, pixel_m=place.pixel_m, seed_z=settings.seed_z, settings=settings)
+    return str(step.attrs["method"]), enhancement, found
 
 
 def _row(
@@ -85,10 +115,13 @@ def _row(
     reference = step["reference_time"].values.astype("datetime64[us]") if method == "mbmp" else None
     names = step["scene"].values
     seen = [int(scene) for scene in np.unique(step["source_scene"].values[inside]) if scene >= 0]
-    clipped = (step["quality_flags"].values[inside] & int(Quality.CLIPPED)) != 0
+    spectral = "signal_source" not in step
+    clipped = (step["quality_flags"].values[inside] & (0 if spectral else int(Quality.CLIPPED))) != 0
+    noise = step["ch4_uncertainty"].values[inside]
     return {
         "plume_id": _plume_id(area, str(time.astype("datetime64[s]")), longitude, latitude, provider),
         "provider": provider,
+        "instrument": str(step.attrs.get("instrument", "sentinel-2")),
         "area": area,
         "time": time.item(),
         "method": method,
@@ -102,7 +135,7 @@ def _row(
         "max_enhancement_ppm_m": float(excess[inside].max()),
         "mean_enhancement_ppm_m": float(excess[inside].mean(dtype=np.float64)),
         "background_ppm_m": float(found.background[inside].mean(dtype=np.float64)),
-        "noise_ppm_m": float(np.median(step["ch4_uncertainty"].values[inside])),
+        "noise_ppm_m": float(np.median(noise)) if np.isfinite(noise).all() else None,
         "ime_kg": mass.ime_kg,
         "ime_noise_kg": mass.noise_kg if np.isfinite(mass.noise_kg) else None,
         "ime_sigma_kg": mass.sigma_kg if np.isfinite(mass.sigma_kg) else None,
@@ -111,11 +144,7 @@ def _row(
         "negative_controls": candidate.controls,
         "elongation": candidate.elongation,
         "clipped_fraction": float(clipped.mean()),
-        "emission_rate_kg_h": None,
-        "emission_rate_sigma_kg_h": None,
-        "wind_speed_m_s": None,
-        "wind_source": None,
-        "rate_missing_reason": NO_WIND,
+        "rate_missing_reason": RATES_ELSEWHERE,
         "reference_time": None if reference is None else reference.item(),
         "item_ids": [str(names[scene]) for scene in seen],
         "reference_item_ids": str(step["reference_scene"].values).split() if method == "mbmp" else [],

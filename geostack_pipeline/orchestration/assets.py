@@ -5,7 +5,7 @@ Annotations are evaluated in this module: Dagster reads the config type of a bod
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date, timedelta
 from typing import Any
 
@@ -17,7 +17,7 @@ from geostack_pipeline.orchestration.io_managers import ALLOW_MISSING
 from geostack_pipeline.orchestration.metadata import day_metadata
 from geostack_pipeline.orchestration.recording import DayResult, input_tags, record_days
 from geostack_pipeline.providers.contract import Product, Provider
-from geostack_pipeline.stages import cube, granules, methane, plumes, scenes, selected
+from geostack_pipeline.stages import cube, granules, methane, methane_swath, plumes, scenes, selected
 from geostack_pipeline.stages.plan import stages_of
 from geostack_pipeline.stages.progress import Event, Status, emit
 from geostack_pipeline.stages.workspace import Outcome, Workspace, asset_name, require
@@ -43,6 +43,8 @@ class _Stage:
     code_version: str
     description: str
     checks: Mapping[str, str]
+    resources: frozenset[str] = frozenset()
+    """Resources beside the workspace of an asset over all providers."""
     side_by_side: int = 1
     """Dates worked on at once: several where a date waits for somebody else's answers."""
 
@@ -112,14 +114,33 @@ _STAGES = (
     ),
 )
 
+_SWATH: Mapping[str, _Stage] = {
+    methane.NAME: _Stage(
+        name=methane.NAME,
+        io_manager="trees",
+        kinds=frozenset({"jax", "zarr"}),
+        code_version=f"{methane.CODE_VERSION}-{methane_swath.CODE_VERSION}",
+        description="Methane enhancement, uncertainty and sensitivity of each granule by a matched filter (mag1c or CMF) "
+        "on radiance, or from the catalog's own methane product, on a map; and plume candidates.",
+        checks={
+            "enhancement_range": "The enhancement lies within what the retrieval can return.",
+            "granules_retrieved": "Every granule with radiance or methane gave a field, or is cloudy.",
+        },
+    ),
+}
+"""Stages that are another thing for swaths."""
+
 _PLUMES = _Stage(
     name=plumes.NAME,
     io_manager="tables",
     kinds=frozenset({"parquet", "geospatial"}),
     code_version=plumes.CODE_VERSION,
+    resources=frozenset({"wind"}),
     description="The plume candidates of this date over all providers, one row per physical plume: what several "
-    "catalogs or neighbouring scenes of one overpass show is counted once, and every candidate is kept as a member.",
+    "catalogs or neighbouring scenes of one overpass show is counted once, and every candidate is kept as a member. "
+    "Emission rates come from the wind that the settings name; without one they are null and say why.",
     checks={
+        "rates_or_reasons": "Every plume has an emission rate, or the reason why it has none.",
         "one_row_per_plume": "No two rows are candidates of one pass with outlines that meet.",
         "members_accounted_for": "Every candidate of every provider is a member of exactly one plume.",
     },
@@ -149,7 +170,12 @@ def provider_assets(
         cube.NAME: _cube,
         methane.NAME: _methane,
     }
-    return [make[stage.name](key, days, stage) for stage in _STAGES if stage.name in stages_of(product)]
+    there = stages_of(product)
+    return [
+        make[stage.name](key, days, _SWATH.get(stage.name, stage) if product.kind == "swath" else stage)
+        for stage in _STAGES
+        if stage.name in there
+    ]
 
 
 def _decorate(
@@ -169,7 +195,7 @@ def _decorate(
         io_manager_key=stage.io_manager,
         # dagster.yaml limits the runs of a pool.
         pool=key or None,
-        required_resource_keys={"workspace", key} if key else {"workspace"},
+        required_resource_keys={"workspace", *([key] if key else stage.resources)},
         code_version=stage.code_version,
         group_name=stage.name,
         kinds=set(stage.kinds),
@@ -274,7 +300,10 @@ def plumes_asset(providers: Sequence[str], days: dg.DailyPartitionsDefinition) -
     deps = [dg.AssetKey([key, methane.NAME]) for key in providers]
 
     def body(context: dg.AssetExecutionContext, config: StageConfig) -> Iterator[Any]:
-        yield from _run(context, "", _PLUMES, config, plumes.build)
+        def one(ws: Workspace, day: str) -> Outcome:
+            return plumes.build(replace(ws, wind=context.resources.wind.open()), day)
+
+        yield from _run(context, "", _PLUMES, config, one)
 
     return _decorate("", days, _PLUMES, {}, deps)(body)  # type: ignore[no-any-return]
 

@@ -9,7 +9,7 @@ import dagster as dg
 from geostack_pipeline.orchestration.assets import partitions, plumes_asset, provider_assets
 from geostack_pipeline.orchestration.io_managers import TableIOManager, TreeIOManager
 from geostack_pipeline.orchestration.jobs import provider_job, provider_schedule
-from geostack_pipeline.orchestration.resources import WorkspaceResource, provider_resource
+from geostack_pipeline.orchestration.resources import WindResource, WorkspaceResource, provider_resource
 from geostack_pipeline.settings import Settings
 
 
@@ -39,6 +39,7 @@ def build_definitions(settings: Settings, settings_file: str = "") -> dg.Definit
         schedules=[provider_schedule(key, job, settings) for key, job in jobs.items()],
         resources={
             "workspace": WorkspaceResource(settings_file=settings_file),
+            "wind": WindResource(settings_file=settings_file),
             "tables": TableIOManager(settings_file=settings_file),
             "trees": TreeIOManager(settings_file=settings_file),
             # Anything that names no manager stores tables: nothing may end in Dagster's pickles.

@@ -7,9 +7,10 @@ from collections.abc import Mapping
 
 import dagster as dg
 
+from geostack_pipeline.methane.wind import WindSource
 from geostack_pipeline.providers.contract import Provider
 from geostack_pipeline.providers.credentials import Secret
-from geostack_pipeline.settings import Settings, load_settings
+from geostack_pipeline.settings import Settings, WindSettings, load_settings
 from geostack_pipeline.stages.workspace import Workspace, open_workspace
 
 
@@ -26,6 +27,27 @@ class WorkspaceResource(dg.ConfigurableResource):  # type: ignore[type-arg]
     def open(self, *, run_id: str | None = None, pins: Mapping[str, str] | None = None) -> Workspace:
         """Open the stores for one run."""
         return open_workspace(self.settings(), run_id=run_id, pins=pins)
+
+
+class WindResource(dg.ConfigurableResource):  # type: ignore[type-arg]
+    """The wind that emission rates are made with: what the settings name, or another source in a code location of yours.
+
+    Logins of an object store stand in the settings as ``env:NAME`` and are read from the environment by the run.
+    """
+
+    settings_file: str = ""
+    source: str = ""
+    """Path or URL in place of the settings' ``wind.source``; its options and limits stay."""
+
+    def open(self) -> WindSource | None:
+        """Return the wind, unread; None where none is named."""
+        settings = load_settings(self.settings_file or None)
+        if self.source:
+            wind = (settings.wind or WindSettings(source=self.source)).model_copy(
+                update={"source": self.source}
+            )
+            settings = settings.model_copy(update={"wind": wind})
+        return settings.wind_source()
 
 
 class ProviderResource(dg.ConfigurableResource):  # type: ignore[type-arg]

@@ -65,6 +65,7 @@ PRODUCT = Product(
     kind="swath",
     bands=KEYS,
     default_bands=(IMAGE, METADATA),
+    methane=True,
 )
 """EnMAP scenes: every one in its own geometry."""
 

@@ -69,6 +69,7 @@ PRODUCT = Product(
         "RFL",
         "MASK",
     ),
+    methane=True,
 )
 """Each collection has some of these assets; RFLUNCERT (1.9 GB a granule) and pictures only when asked for."""
 

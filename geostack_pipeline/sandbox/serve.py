@@ -21,6 +21,7 @@ from geostack_pipeline.errors import SettingsError
 from geostack_pipeline.sandbox.config import DEFAULT_SEED, ServeConfig
 from geostack_pipeline.sandbox.processes import end_child, keep_tail
 from geostack_pipeline.sandbox.server.faults import parse_fault
+from geostack_pipeline.sandbox.wind import wind_table
 
 if TYPE_CHECKING:
     from geostack_pipeline.sandbox.world.world import World
@@ -119,6 +120,10 @@ class Sandbox:
         """Return the planted plumes: see :class:`~geostack_pipeline.sandbox.world.world.PlumeTruth`."""
         copied: list[dict[str, Any]] = json.loads(json.dumps(self._about["truth"]))
         return copied
+
+    def wind(self) -> bytes:
+        """Return the wind as a reanalysis would give it, Parquet: see :func:`~geostack_pipeline.sandbox.wind.wind_table`."""
+        return wind_table(self._about["truth"], self._about["seed"])
 
     @property
     def days(self) -> tuple[str, str]:

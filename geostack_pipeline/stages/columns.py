@@ -15,8 +15,8 @@ COLUMNS: Mapping[str, tuple[str, ...]] = {
     "dropped": ("id", "geostack_scene", "reason", "detail"),
     "granules": ("area", "item_id", "asset", "form", "size", "source_size"),
     "plumes": (
-        "plume_id", "time", "method", "source_longitude", "source_latitude", "ime_kg", "ime_sigma_kg",
-        "significance", "members", "providers",
+        "plume_id", "time", "source_longitude", "source_latitude", "ime_kg", "emission_rate_kg_h",
+        "emission_rate_sigma_kg_h", "rate_missing_reason", "members", "providers",
     ),
     "members": ("plume", "provider", "representative", "significance", "ime_kg", "version"),
 }  # fmt: skip

@@ -1,7 +1,8 @@
 """Methane: enhancement fields and plume candidates from a date's cube and its reference dates.
 
-The references are the cubes of the dates before, within the look-back; their versions are part of this
-stage's version, so that a date whose reference appears or changes later is known to be out of date.
+Of a swath there is one node per granule (`methane_swath`).  Of a surface there is one per area, and it has references:
+the cubes of the dates before, within the look-back; their versions are part of this stage's version, so that a date
+whose reference appears or changes later is known to be out of date.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import pyarrow.parquet as pq
 
 from geostack_pipeline.providers.contract import Provider
 from geostack_pipeline.stages import cube as cube_stage
+from geostack_pipeline.stages import methane_swath
 from geostack_pipeline.stages.tables import parquet_bytes
 from geostack_pipeline.stages.workspace import Check, Outcome, Workspace, asset_name, parse_day
 from geostack_pipeline.storage.digest import version_of
@@ -27,7 +29,7 @@ if TYPE_CHECKING:
     import xarray as xr
 
 NAME = "methane"
-CODE_VERSION = "1"
+CODE_VERSION = "2"
 TREE = cube_stage.TREE
 
 ENHANCEMENT_RANGE = (-35_000.0, 70_000.0)
@@ -60,6 +62,8 @@ def references(
     Args:
         cube_of: Returns the current cube of a date; a planner's remembers them, since its dates share their look-back.
     """
+    if provider.product.kind == "swath":
+        return {}
     read = cube_of or (lambda earlier: ws.current(asset_name(provider.key, cube_stage.NAME), earlier))
     found = {}
     for earlier in lookback(ws, day):
@@ -71,7 +75,8 @@ def references(
 
 def version(ws: Workspace, provider: Provider, cube_version: str, earlier: Mapping[str, str]) -> str:
     """Return the version that a cube and its references (date -> version) lead to."""
-    del provider
+    if provider.product.kind == "swath":
+        return methane_swath.version(ws, cube_version, CODE_VERSION)
     return version_of(
         {
             "code": CODE_VERSION,
@@ -96,9 +101,12 @@ def build(
     reused = snapshot is not None
     stats: dict[str, Any] = {}
     if snapshot is None:
-        snapshot, stats = _write(ws, provider, day, target, cube, used)
+        if provider.product.kind == "swath":
+            snapshot, stats = methane_swath.write(ws, provider, day, target, cube, CODE_VERSION)
+        else:
+            snapshot, stats = _write(ws, provider, day, target, cube, used)
     ws.artifacts.point(snapshot, run_id=ws.run_id)
-    return Outcome(snapshot=snapshot, reused=reused, checks=_checks(snapshot), stats=stats)
+    return Outcome(snapshot=snapshot, reused=reused, checks=_checks(snapshot, provider), stats=stats)
 
 
 def nodes(ws: Workspace, cube: Snapshot, earlier: Mapping[str, Snapshot]) -> dict[str, str]:
@@ -133,7 +141,9 @@ def _write(
     from geostack_pipeline.methane.plumes import detect
     from geostack_pipeline.methane.retrieve import retrieve
     from geostack_pipeline.publish import quicklook
+    from geostack_pipeline.stages.compiling import prepare_kernels
 
+    prepare_kernels(ws)
     asset = asset_name(provider.key, NAME)
     wanted = nodes(ws, cube, earlier)
     previous = ws.stored(asset, day)
@@ -230,8 +240,10 @@ def summary(snapshot: Snapshot) -> pl.DataFrame:
     return pl.concat(frames) if frames else pl.DataFrame(schema=SUMMARY_SCHEMA)
 
 
-def _checks(snapshot: Snapshot) -> tuple[Check, ...]:
+def _checks(snapshot: Snapshot, provider: Provider) -> tuple[Check, ...]:
     table = summary(snapshot)
+    if provider.product.kind == "swath":
+        return methane_swath.checks(snapshot, table)
     low, high = ENHANCEMENT_RANGE
     outside = table.filter((pl.col("smallest") < low) | (pl.col("largest") > high))
     without = table.filter(pl.col("reference_time").is_null())

@@ -194,14 +194,14 @@ def _plumes(ws: Workspace, day: str, before: Step) -> Step:
         return Step(
             stage=plumes.NAME, day=day, action="follow", reason="the methane of this provider is to be built"
         )
-    sources = {key: snapshot.version for key, snapshot in plumes.detections(ws, day).items()}
+    sources = plumes.detections(ws, day)
     stored = ws.stored(plumes.NAME, day)
     if stored is None:
         reason = "never built"
-    elif stored.version == plumes.version(sources):
+    elif stored.version == plumes.target(ws, day, sources):
         return Step(stage=plumes.NAME, day=day, action="fresh", reason="up to date")
     else:
-        reason = "the methane of a provider changed"
+        reason = "the methane of a provider, or the wind, changed"
     return Step(stage=plumes.NAME, day=day, action="build", reason=reason)
 
 

@@ -5,7 +5,10 @@ several candidates.  Two candidates are one plume when their outlines meet and t
 their scenes belong to one datatake, or their times differ by no more than two minutes.  What is linked that way, also
 by way of others, is one row; the best candidate represents it, and every candidate is kept as a member.
 
-The version is addressed by the methane versions of the date: a provider without one is left out, and its name noted.
+Each row and each candidate gets its emission rate here, from the wind that the settings name, or the reason why it has
+none.  The version is addressed by the methane versions of the date (a provider without one is left out, and its name
+noted) and by the wind's records near it: a new wind makes new rates, and no new retrieval; another month in the same
+file changes nothing.
 """
 
 from __future__ import annotations
@@ -14,8 +17,8 @@ import io
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from datetime import datetime
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, time, timedelta
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -26,14 +29,16 @@ import shapely
 
 from geostack_pipeline.errors import GeostackError, IntegrityError, StorageError
 from geostack_pipeline.methane.plume_table import concat_plumes, geo_metadata, plume_schema, to_geoparquet
-from geostack_pipeline.settings import Settings
+from geostack_pipeline.methane.rates import with_rate
+from geostack_pipeline.methane.wind import WindLimits, WindRecords
+from geostack_pipeline.settings import Settings, WindSettings
 from geostack_pipeline.stages import cube, granules, methane
-from geostack_pipeline.stages.workspace import Check, Outcome, Workspace, asset_name
+from geostack_pipeline.stages.workspace import Check, Outcome, Workspace, asset_name, parse_day
 from geostack_pipeline.storage.digest import version_of
 from geostack_pipeline.storage.snapshot import Snapshot
 
 NAME = "plumes"
-CODE_VERSION = "1"
+CODE_VERSION = "2"
 
 SAME_PASS_S = 120.0
 """Candidates of scenes that share no datatake belong to one pass when their times differ by no more than this: tiles
@@ -85,9 +90,42 @@ def detections(ws: Workspace, day: str) -> dict[str, Snapshot]:
     return found
 
 
-def version(versions: Mapping[str, str]) -> str:
-    """Return the version that the methane versions of a date (provider -> version) lead to."""
-    return version_of({"code": CODE_VERSION, "methane": dict(versions)})
+def version(versions: Mapping[str, str], wind: Mapping[str, Any] | None = None) -> str:
+    """Return the version that the methane versions of a date (provider -> version) and its wind lead to."""
+    return version_of({"code": CODE_VERSION, "methane": dict(versions), "wind": wind})
+
+
+def target(ws: Workspace, day: str, sources: Mapping[str, Snapshot]) -> str:
+    """Return the version that the present methane of a date and its wind lead to.
+
+    Raises:
+        SettingsError: The wind that the settings name cannot be read.
+    """
+    wind = _wind(ws, day, sources)
+    versions = {key: snapshot.version for key, snapshot in sources.items()}
+    return version(versions, None if wind is None else _essence(ws, wind))
+
+
+def _wind(ws: Workspace, day: str, sources: Mapping[str, Snapshot]) -> WindRecords | None:
+    """Return the wind's records near a date; None where no wind is named, or no candidate asks for one."""
+    if ws.wind is None or not any(snapshot.meta["plumes"] for snapshot in sources.values()):
+        return None
+    first = datetime.combine(parse_day(day), time.min, tzinfo=UTC)
+    return ws.wind.of(first, first + timedelta(days=1), [area.bbox for area in ws.areas])
+
+
+def _essence(ws: Workspace, wind: WindRecords) -> dict[str, Any]:
+    """Return what a wind says and how it is used; not where it lies."""
+    own = ws.settings.wind or WindSettings(source="")
+    limits = ws.wind.limits if ws.wind is not None else WindLimits()
+    return {
+        "digest": wind.digest,
+        "source": wind.source,
+        "max_hours": limits.max_hours,
+        "max_distance_km": limits.max_distance_km,
+        "relative_sigma": own.relative_sigma,
+        "calm_m_s": own.calm_m_s,
+    }
 
 
 def build(ws: Workspace, day: str) -> Outcome:
@@ -98,14 +136,10 @@ def build(ws: Workspace, day: str) -> Outcome:
     """
     turns = [_count(ws, day)]
     # Another provider's run may have moved on meanwhile and pointed first: whoever points last looks once more.
-    while len(turns) < _MOST_TURNS and _target(detections(ws, day)) != turns[-1][0].version:
+    while len(turns) < _MOST_TURNS and target(ws, day, detections(ws, day)) != turns[-1][0].version:
         turns.append(_count(ws, day))
     snapshot = turns[-1][0]
     return Outcome(snapshot=snapshot, reused=all(reused for _, reused in turns), checks=_checks(ws, snapshot))
-
-
-def _target(sources: Mapping[str, Snapshot]) -> str:
-    return version({key: snapshot.version for key, snapshot in sources.items()})
 
 
 def _count(ws: Workspace, day: str) -> tuple[Snapshot, bool]:
@@ -118,9 +152,9 @@ def _count(ws: Workspace, day: str) -> tuple[Snapshot, bool]:
             found=f"configured providers that may: {', '.join(providers(ws.settings)) or 'none'}",
             action="run the date of one of them first",
         )
-    target = _target(sources)
-    stored = ws.artifacts.find(NAME, day, target)
-    snapshot = stored if stored is not None else _write(ws, day, target, sources)
+    wanted = target(ws, day, sources)
+    stored = ws.artifacts.find(NAME, day, wanted)
+    snapshot = stored if stored is not None else _write(ws, day, wanted, sources)
     ws.artifacts.point(snapshot, run_id=ws.run_id)
     return snapshot, stored is not None
 
@@ -227,8 +261,32 @@ def _table(rows: Sequence[Mapping[str, Any]], extra: Iterable[tuple[str, pa.Data
     return table.replace_schema_metadata({"geo": json.dumps(geo_metadata([row["geometry"] for row in rows]))})
 
 
+NO_WIND = "no wind is named in the settings"
+
+
+def rated(ws: Workspace, candidates: Iterable[Candidate], wind: WindRecords | None) -> list[Candidate]:
+    """Return the candidates with their emission rates, or the reasons why they have none."""
+    own = ws.settings.wind or WindSettings(source="")
+    limits = ws.wind.limits if ws.wind is not None else WindLimits()
+    source = "" if wind is None else f"{wind.source} sha256:{wind.digest}"
+    made = []
+    for one in candidates:
+        row = one.row
+        here = (row["time"], row["source_longitude"], row["source_latitude"])
+        row = with_rate(
+            row,
+            NO_WIND if wind is None else wind.near(*here, limits),
+            source=source,
+            relative_wind_sigma=own.relative_sigma,
+            calm_m_s=own.calm_m_s,
+        )
+        made.append(replace(one, row=row))
+    return made
+
+
 def _write(ws: Workspace, day: str, target: str, sources: Mapping[str, Snapshot]) -> Snapshot:
-    candidates = [one for snapshot in sources.values() for one in _candidates(ws, snapshot)]
+    wind = _wind(ws, day, sources)
+    candidates = rated(ws, (one for snapshot in sources.values() for one in _candidates(ws, snapshot)), wind)
     rows, members = tables(candidates)
     if members.num_rows != len(candidates):
         raise IntegrityError(
@@ -255,6 +313,10 @@ def _write(ws: Workspace, day: str, target: str, sources: Mapping[str, Snapshot]
                     key: sum(one.row["provider"] == key for one in candidates) for key in sorted(sources)
                 },
                 "missing": sorted(set(providers(ws.settings)) - set(sources)),
+                "rates": sum(rate is not None for rate in rows["emission_rate_kg_h"].to_pylist()),
+                "wind": None
+                if wind is None
+                else {**_essence(ws, wind), "records": int(wind.time.size), "unusable": wind.unusable},
             }
         )
 
@@ -304,7 +366,17 @@ def _checks(ws: Workspace, snapshot: Snapshot) -> tuple[Check, ...]:
         source = ws.artifacts.find(asset, day, wanted)
         counted += source.meta["plumes"] if source is not None else 0
     shown = members.filter("representative")
+    without = rows.filter(pl.col("emission_rate_kg_h").is_null() & pl.col("rate_missing_reason").is_null())
     return (
+        Check(
+            name="rates_or_reasons",
+            passed=without.height == 0,
+            detail={
+                "plumes": rows.height,
+                "with a rate": rows["emission_rate_kg_h"].count(),
+                "reasons": "; ".join(rows["rate_missing_reason"].drop_nulls().unique().sort()) or "none",
+            },
+        ),
         Check(
             name="one_row_per_plume",
             passed=not repeated,

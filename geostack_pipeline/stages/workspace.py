@@ -9,6 +9,7 @@ from typing import Any
 
 from geostack_pipeline.areas import Area
 from geostack_pipeline.errors import IntegrityError, SettingsError
+from geostack_pipeline.methane.wind import WindSource
 from geostack_pipeline.settings import ProviderSettings, Settings
 from geostack_pipeline.storage.artifacts import ArtifactStore
 from geostack_pipeline.storage.blobs import BlobCache
@@ -27,6 +28,8 @@ class Workspace:
     """Run that moves the pointers, kept in them."""
     pins: Mapping[str, str] = field(default_factory=dict)
     """``<asset>/<partition>`` -> version to read instead of the current one."""
+    wind: WindSource | None = None
+    """What emission rates are made with; it reads nothing before it is asked."""
 
     @property
     def areas(self) -> tuple[Area, ...]:
@@ -77,6 +80,7 @@ def open_workspace(
         blobs=BlobCache(root),
         run_id=run_id,
         pins=dict(pins or {}),
+        wind=settings.wind_source(),
     )
 
 

@@ -183,3 +183,5 @@ def test_the_version_is_that_of_the_methane_versions() -> None:
     assert plumes.version({"a": "1", "b": "2"}) == plumes.version({"b": "2", "a": "1"})
     assert plumes.version({"a": "1"}) != plumes.version({"a": "2"})
     assert plumes.version({"a": "1"}) != plumes.version({"b": "1"})
+    winds = [None, {"digest": "0"}, {"digest": "1"}]
+    assert len({plumes.version({"a": "1"}, wind) for wind in winds}) == 3

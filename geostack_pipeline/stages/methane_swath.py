@@ -1,0 +1,291 @@
+"""Methane of a swath provider: one node per granule, by a matched filter or from the catalog's own product.
+
+A granule's version is that of its cube node, of the nodes of the same scene that hold its masks, of the target spectrum
+and of the settings.  A scene that comes as radiance and as methane product is used once, as the settings say.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import polars as pl
+import pyarrow.parquet as pq
+
+from geostack_pipeline.errors import SettingsError
+from geostack_pipeline.providers.contract import Provider
+from geostack_pipeline.stages.tables import parquet_bytes
+from geostack_pipeline.stages.workspace import Check, Workspace, asset_name
+from geostack_pipeline.storage.digest import version_of
+from geostack_pipeline.storage.snapshot import Snapshot
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+    from geostack_pipeline.storage.artifacts import Attempt
+
+CODE_VERSION = "1"
+"""Counts changes of swath nodes; the code version of the stage counts with it."""
+ENHANCEMENT_RANGE = (-50_000.0, 200_000.0)
+"""ppm m: beyond it a field is broken."""
+
+SUMMARY_SCHEMA: Mapping[str, Any] = {
+    "area": pl.String,
+    "node": pl.String,
+    "time": pl.String,
+    "method": pl.String,
+    "maturity": pl.String,
+    "finite_fraction": pl.Float64,
+    "background_std": pl.Float64,
+    "smallest": pl.Float64,
+    "largest": pl.Float64,
+    "columns_not_retrieved": pl.Int64,
+    "cloud_mask": pl.Boolean,
+}
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Which nodes of a cube are retrieved, with what, and why the others are not."""
+
+    wanted: dict[str, list[str]] = field(default_factory=dict)
+    """Node -> nodes of the same scene that may hold its masks."""
+    left: dict[str, str] = field(default_factory=dict)
+    """Node -> reason; nothing is wrong with these."""
+
+
+def settings_of(ws: Workspace) -> dict[str, Any]:
+    """Return the settings that a version depends on besides the cube."""
+    own = ws.settings.methane
+    return {
+        "swath": CODE_VERSION,
+        "filter": own.filter,
+        "target": _target_digest(own.target),
+        "detection": own.detection.model_dump(exclude_none=True),
+    }
+
+
+def _target_digest(path: str | None) -> str | None:
+    """Return the digest of the user's target table; the project's own counts with the code version."""
+    if path is None:
+        return None
+    try:
+        return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+    except OSError as error:
+        raise SettingsError(
+            "the target table cannot be read",
+            subject=f"setting methane.target, {path}",
+            found=type(error).__name__,
+            action="point it at a table (docs/methane.md), or leave it out",
+        ) from None
+
+
+def version(ws: Workspace, cube_version: str, code: str) -> str:
+    """Return the version that a cube leads to under the present settings."""
+    return version_of({"code": code, "cube": cube_version, **settings_of(ws)})
+
+
+def choose(tree: xr.DataTree, names: Mapping[str, str], chosen: str) -> Choice:
+    """Return which nodes of a date's cube are retrieved under the setting ``methane.filter``."""
+    from geostack_pipeline.methane.swath_retrieve import is_readable
+
+    nodes = {name: tree[name].to_dataset() for name in sorted(names)}
+    scenes = {name: str(node.attrs.get("scene", name)) for name, node in nodes.items()}
+    products = {scenes[name] for name, node in nodes.items() if "ch4_enhancement" in node}
+    spectra = {
+        scenes[name] for name, node in nodes.items() if is_readable(node) and "ch4_enhancement" not in node
+    }
+    choice = Choice()
+    for name, node in nodes.items():
+        scene = scenes[name]
+        if not is_readable(node):
+            choice.left[name] = (
+                "serves as the mask of its scene"
+                if scene in spectra
+                else "holds neither radiance nor methane: masks, angles, outlines or reflectance in sensor geometry alone"
+            )
+        elif "ch4_enhancement" in node and scene in spectra and chosen != "product":
+            choice.left[name] = f"the radiance of its scene is filtered by {chosen}"
+        elif "ch4_enhancement" not in node and scene in products and chosen == "product":
+            choice.left[name] = "the methane product of its scene is used"
+        else:
+            choice.wanted[name] = [other for other in nodes if other != name and scenes[other] == scene]
+    return choice
+
+
+def nodes(ws: Workspace, cube: Snapshot, choice: Choice, code: str) -> dict[str, str]:
+    """Return the version of each granule's node."""
+    own = settings_of(ws)
+    return {
+        name: version_of(
+            {
+                "code": code,
+                **own,
+                "cube": cube.nodes[name],
+                "companions": {other: cube.nodes[other] for other in companions},
+            }
+        )
+        for name, companions in choice.wanted.items()
+    }
+
+
+def write(
+    ws: Workspace, provider: Provider, day: str, target: str, cube: Snapshot, code: str
+) -> tuple[Snapshot, dict[str, Any]]:
+    """Write a date's methane; return it and what was computed."""
+    from geostack_pipeline.cube.write import finish_tree
+    from geostack_pipeline.methane.plume_table import plume_rows, to_geoparquet
+    from geostack_pipeline.methane.swath_fields import NotRetrievedError
+    from geostack_pipeline.methane.target import read_target
+    from geostack_pipeline.stages.compiling import prepare_kernels
+    from geostack_pipeline.stages.cube import TREE, take_over
+    from geostack_pipeline.stages.methane import NAME, node_paths
+
+    prepare_kernels(ws)
+    asset = asset_name(provider.key, NAME)
+    own = ws.settings.methane
+    table = None if own.target is None else read_target(Path(own.target))
+    tree: xr.DataTree | None = cube.open() if cube.nodes else None
+    choice = choose(tree, cube.nodes, own.filter) if tree is not None else Choice()
+    wanted = nodes(ws, cube, choice, code)
+    previous = ws.stored(asset, day)
+    failed: dict[str, str] = {}
+    with ws.artifacts.begin(
+        asset,
+        day,
+        target,
+        kind="tree",
+        code_version=code,
+        upstream={f"{cube.asset}/{day}": cube.version},
+    ) as attempt:
+        taken = take_over(attempt, previous, wanted, node_paths)
+        plumes = 0
+        for name in list(wanted):
+            if name in taken:
+                assert previous is not None
+                stored = io.BytesIO(previous.read(f"plumes-{name}.parquet"))
+                plumes += pq.ParquetFile(stored).metadata.num_rows
+                continue
+            assert tree is not None
+            try:
+                plumes += _granule(ws, provider, day, attempt, tree, name, choice.wanted[name], table)
+            except NotRetrievedError as error:
+                del wanted[name]
+                (choice.left if error.ordinary else failed)[name] = str(error)
+        if not wanted:
+            attempt.put("plumes.parquet", to_geoparquet(plume_rows([])))
+        finish_tree(attempt.zarr_store(TREE), {"provider": provider.key, "partition": day})
+        snapshot = attempt.commit(
+            meta={
+                "rows": len(wanted),
+                "granules": sorted(wanted),
+                "plumes": plumes,
+                "left_out": dict(sorted(choice.left.items())),
+                "not_retrieved": dict(sorted(failed.items())),
+            },
+            nodes=wanted,
+        )
+    return snapshot, {"computed": len(wanted) - len(taken), "taken_over": len(taken)}
+
+
+def _granule(
+    ws: Workspace,
+    provider: Provider,
+    day: str,
+    attempt: Attempt,
+    tree: xr.DataTree,
+    name: str,
+    companions: list[str],
+    table: Any,
+) -> int:
+    """Write one granule's node; return its number of plume candidates."""
+    from dataclasses import replace
+
+    from geostack_pipeline.cube.write import write_node
+    from geostack_pipeline.methane.detection import SPECTROMETER
+    from geostack_pipeline.methane.plume_table import to_geoparquet
+    from geostack_pipeline.methane.plumes import detect
+    from geostack_pipeline.methane.swath_retrieve import retrieve_granule
+    from geostack_pipeline.publish.swath_quicklook import picture
+    from geostack_pipeline.stages.cube import TREE
+
+    own = ws.settings.methane
+    node = tree[name].to_dataset()
+    fields = retrieve_granule(
+        node,
+        [tree[other].to_dataset() for other in companions],
+        method="cmf" if own.filter == "cmf" else "mag1c",
+        target=table,
+    )
+    fields.attrs.update({"provider": provider.key, "partition": day})
+    area = str(node.attrs["area"])
+    limits = replace(SPECTROMETER, **own.detection.model_dump(exclude_none=True))
+    candidates = detect(fields, area=area, settings=limits, provider=provider.key)
+    write_node(attempt.zarr_store(TREE), name, fields)
+    attempt.put(f"plumes-{name}.parquet", to_geoparquet(candidates))
+    attempt.put(
+        f"quicklook-{name}.png",
+        picture(fields.isel(time=0), "ch4_enhancement", title=f"{provider.key} {name}"),
+    )
+    attempt.put(f"summary-{name}.parquet", _summary(name, area, fields))
+    return int(candidates.num_rows)
+
+
+def _summary(name: str, area: str, fields: xr.Dataset) -> bytes:
+    from geostack_pipeline.methane.swath_quality import SwathQuality
+
+    values = fields["ch4_enhancement"].values
+    finite = values[np.isfinite(values)]
+    uncertainty = fields["ch4_uncertainty"].values
+    known = uncertainty[np.isfinite(uncertainty)]
+    unmasked = fields["quality_flags"].values & np.uint16(SwathQuality.NO_CLOUD_MASK)
+    row = {
+        "area": area,
+        "node": name,
+        "time": str(np.datetime_as_string(fields["time"].values[0], unit="s")),
+        "method": fields.attrs["method"],
+        "maturity": fields.attrs["maturity"],
+        "finite_fraction": float(np.isfinite(values).mean()),
+        "background_std": float(np.median(known)) if known.size else None,
+        "smallest": float(finite.min()) if finite.size else None,
+        "largest": float(finite.max()) if finite.size else None,
+        "columns_not_retrieved": int(fields.attrs.get("columns_not_retrieved", 0)),
+        "cloud_mask": not bool(unmasked.any()),
+    }
+    return parquet_bytes(pl.DataFrame([row], schema=SUMMARY_SCHEMA))
+
+
+def checks(snapshot: Snapshot, table: pl.DataFrame) -> tuple[Check, ...]:
+    """Judge a date by the summaries of its nodes; a date without any passes."""
+    if not table.height:
+        table = pl.DataFrame(schema=SUMMARY_SCHEMA)
+    low, high = ENHANCEMENT_RANGE
+    outside = table.filter((pl.col("smallest") < low) | (pl.col("largest") > high))
+    failed: Mapping[str, str] = snapshot.meta["not_retrieved"]
+    left: Mapping[str, str] = snapshot.meta["left_out"]
+    return (
+        Check(
+            name="enhancement_range",
+            passed=outside.height == 0,
+            detail={
+                "smallest ppm m": table["smallest"].min() if table.height else None,
+                "largest ppm m": table["largest"].max() if table.height else None,
+                "allowed": f"{low:g} to {high:g}",
+            },
+        ),
+        Check(
+            name="granules_retrieved",
+            passed=not failed,
+            detail={
+                "granules": table.height,
+                "not retrieved": "; ".join(f"{name}: {why}" for name, why in failed.items()) or "none",
+                "left out": "; ".join(f"{name}: {why}" for name, why in left.items()) or "none",
+                "without a cloud mask": table.filter(~pl.col("cloud_mask")).height,
+            },
+        ),
+    )
