@@ -1,7 +1,8 @@
 """One measured task in a process of its own: imports first, then the work, timed and weighed.
 
 A task is a function ``prepare(**arguments)`` that imports what it needs and returns the work as a function without
-arguments; the work returns facts (counts, bytes) as a dict.
+arguments; the work returns facts (counts, bytes) as a dict.  A function under ``after`` is called when the clock has
+stopped and the memory is weighed, and gives further facts: whether the result is right.
 """
 
 from __future__ import annotations
@@ -88,8 +89,9 @@ def _main() -> None:
         "cpu_s": cpu,
         "peak_mb": facts.pop("own_peak_mb", None) or _memory_mb("VmHWM"),
         "base_mb": base,
-        "facts": facts,
     }
+    after = facts.pop("after", dict)
+    result["facts"] = {**facts, **after()}
     print(_MARK + json.dumps(result), flush=True)
 
 

@@ -3,6 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
+
+Resampling = Literal["auto", "nearest", "bilinear", "average"]
+"""How reflectance comes onto a grid.
+
+``auto``: the nearest pixel, and from 1.5 source pixels per grid pixel on (10 m on a 20 m grid) the mean of those under it.
+``nearest``, ``bilinear``, ``average``: this one, whatever the pixel sizes.  Pixels that lie on the grid already are copied,
+and classes are always the nearest.
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,6 +30,8 @@ class Area:
     """Pixel size of the area's grid in metres (units of its CRS)."""
     crs: str | None = None
     """``EPSG:…`` of the grid; None takes the UTM zone of the area's centre."""
+    resampling: Resampling | None = None
+    """How reflectance comes onto the grid; None takes what each provider's settings say."""
 
     @property
     def centre(self) -> tuple[float, float]:

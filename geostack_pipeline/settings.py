@@ -26,7 +26,7 @@ from pydantic import (
     model_validator,
 )
 
-from geostack_pipeline.areas import Area
+from geostack_pipeline.areas import Area, Resampling
 from geostack_pipeline.errors import SettingsError
 from geostack_pipeline.methane.rates import CALM_M_S, RELATIVE_WIND_SIGMA
 from geostack_pipeline.methane.wind import WindLimits, WindSource
@@ -60,6 +60,8 @@ class AreaSettings(_Strict):
     """West, south, east, north in degrees; west > east crosses the antimeridian."""
     resolution_m: Annotated[float, Field(gt=0, le=10_000)] = 20.0
     crs: str | None = None
+    resampling: Resampling | None = None
+    """How reflectance comes onto this area's grid; None takes what each provider says."""
 
     @field_validator("bbox")
     @classmethod
@@ -125,6 +127,9 @@ class ProviderSettings(_Strict):
     bands: tuple[str, ...] = ()
     """Canonical bands (asset keys of a swath) of the cube, empty for the provider's default; the scene classification
     comes along by itself."""
+    resampling: Resampling = "auto"
+    """How reflectance comes onto a grid: ``auto`` (nearest, the mean where the grid is coarser), ``nearest``, ``bilinear`` or
+    ``average``; classes are always the nearest."""
     wavelengths_nm: tuple[tuple[float, float], ...] = ()
     """Ranges of wavelength that the cube keeps of an imaging spectrometer's spectra, e.g. ``[[2100, 2500]]``; empty
     takes these, where methane absorbs, and one blue, one green and one red band."""
@@ -269,6 +274,10 @@ class Settings(_Strict):
                 raise ValueError(
                     f"{key}.variables: {', '.join(strange)} is no part of the login; there are: {there}"
                 )
+            if own.resampling != "auto" and known.product.kind == "swath":
+                raise ValueError(
+                    f"{key}.resampling: {kind} is kept in the sensor's own geometry, so nothing is resampled; leave it out"
+                )
             # A kind without bands of its own gets their names from its options.
             named = own.options.get("bands") if not known.product.bands else None
             bands = (
@@ -292,7 +301,13 @@ class Settings(_Strict):
     def area_list(self) -> tuple[Area, ...]:
         """The areas, sorted by name."""
         return tuple(
-            Area(name=name, bbox=area.bbox, resolution_m=area.resolution_m, crs=area.crs)
+            Area(
+                name=name,
+                bbox=area.bbox,
+                resolution_m=area.resolution_m,
+                crs=area.crs,
+                resampling=area.resampling,
+            )
             for name, area in sorted(self.areas.items())
         )
 

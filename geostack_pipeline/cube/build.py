@@ -9,6 +9,7 @@ from itertools import pairwise
 import numpy as np
 import xarray as xr
 
+from geostack_pipeline.areas import Resampling
 from geostack_pipeline.cube import conventions, packing
 from geostack_pipeline.cube.days import by_solar_day
 from geostack_pipeline.cube.grid import GridSpec
@@ -24,12 +25,15 @@ def build_cube(
     bands: Sequence[str],
     *,
     threads: int | None = None,
+    resampling: Resampling = "auto",
+    overviews: bool = False,
 ) -> xr.Dataset:
     """Return the cube of an area, decoded when it is used: reflectance as floats, NaN for no data.
 
     In memory it holds the packed numbers of :func:`build_packed`, which has the description.
     """
-    return xr.decode_cf(build_packed(grid, scenes, bands, threads=threads))
+    packed = build_packed(grid, scenes, bands, threads=threads, resampling=resampling, overviews=overviews)
+    return xr.decode_cf(packed)
 
 
 def build_packed(
@@ -38,6 +42,8 @@ def build_packed(
     bands: Sequence[str],
     *,
     threads: int | None = None,
+    resampling: Resampling = "auto",
+    overviews: bool = False,
 ) -> xr.Dataset:
     """Return the cube of an area as it is stored: packed numbers with their CF attributes.
 
@@ -47,15 +53,22 @@ def build_packed(
     solar day (see :func:`~geostack_pipeline.cube.days.solar_day`); every solar day of the scenes has its step, also
     if none of its pixels is valid.  How overlapping scenes share the pixels: :meth:`Mosaic.build`.
 
-    Resampling: the nearest source pixel; reflectance with at least 1.5 source pixels per grid pixel (10 m
+    Resampling, by default: the nearest source pixel; reflectance with at least 1.5 source pixels per grid pixel (10 m
     on a 20 m grid) is the mean of the valid source pixels, weighted by overlap.  A source on the grid's own lattice is
-    copied.  Memory: the cube, and a few tiles per thread.
+    copied, and of classes the nearest is taken, always.  ``bilinear`` weighs the valid pixels around a centre, in a
+    reach that grows with the grid's pixels, and keeps holes as they are.  Memory: the cube, and a few tiles per thread.
+
+    Overviews, where they are wanted, are read in place of the full image: the coarsest one whose pixels are not larger than the grid's.
+    That is faster by the square of the pixel sizes, and the values are then those of whatever the catalog made the
+    overviews with, so that two catalogs of one scene may differ.  Classes are never taken from them.
 
     Args:
         grid: Where the pixels lie.
         scenes: Scenes of one UTC date in order of priority; where two overlap the first with data has the pixel.
         bands: Names of the bands wanted.
         threads: Threads that read and decode; None chooses by the cores.
+        resampling: How reflectance comes onto the grid.
+        overviews: Whether reduced images in the files may be read for a coarser grid.
 
     Raises:
         RasterError: A raster is corrupt or has no georeferencing.
@@ -68,7 +81,7 @@ def build_packed(
     reflectance = np.zeros((len(days), len(bands), *grid.shape), np.uint16)
     scl = np.zeros(shape, np.uint8)
     owner = np.full(shape, NOBODY, np.int16)
-    with Mosaic(grid, threads=threads) as mosaic:
+    with Mosaic(grid, threads=threads, resampling=resampling, overviews=overviews) as mosaic:
         for t, members in enumerate(days.values()):
             mosaic.build({i: scenes[i] for i in members}, bands, reflectance[t], scl[t], owner[t])
     times = [min(scenes[i].datetime for i in members) for members in days.values()]
@@ -79,6 +92,7 @@ def build_packed(
                 reflectance,
                 {
                     **conventions.REFLECTANCE,
+                    **({} if resampling == "auto" else {"resampling": resampling}),
                     "clipped_pixels": _clipped(reflectance),
                     **conventions.PACKING,
                 },

@@ -5,6 +5,9 @@ are linear in the column.  Pixels are those whose ``owner`` is ``wanted``.  A pi
 the source tile in which its centre lies, so tiles can be worked on at the same time: no two
 write the same pixel.
 
+Most cells lie in one tile and are wanted as a whole; :func:`needed_tiles` says once, for all bands on
+a lattice, which ones, and no other loop looks at their owners again.
+
 ``EDGE`` is the tolerance with which GDAL rounds a centre on the edge of two source pixels to
 the second one.
 """
@@ -18,12 +21,26 @@ import numpy.typing as npt
 from numba import njit
 
 EDGE = 1e-10
+NOTHING, MIXED = -1, 0
+"""Cells without a wanted pixel in the image, and cells that must be looked at pixel by pixel."""
 
 Nodes = npt.NDArray[np.float64]
 Owner = npt.NDArray[np.int16]
 Boxes = npt.NDArray[np.int32]
 """(tile rows, tile columns, 4): first row, last row, first column, last column of the grid pixels
 that need the tile; last < first where none does."""
+Cells = npt.NDArray[np.int32]
+"""What each cell of the map is: NOTHING, MIXED, or 1 + the number of the tile (counted by rows) that it lies in
+where all its pixels are wanted."""
+
+
+@njit(nogil=True, cache=True)
+def present(owner: Owner, found: npt.NDArray[np.bool_]) -> None:
+    """Mark the indices that are owners of any pixel."""
+    for i in range(owner.shape[0]):
+        for j in range(owner.shape[1]):
+            if owner[i, j] >= 0:
+                found[owner[i, j]] = True
 
 
 @njit(nogil=True, cache=True)
@@ -39,12 +56,15 @@ def needed_tiles(
     tile_width: int,
     tile_height: int,
     boxes: Boxes,
-) -> int:
-    """Fill the boxes of the source tiles that wanted pixels lie in; return how many pixels that are."""
+    cells: Cells,
+) -> bool:
+    """Fill the boxes of the source tiles that wanted pixels lie in, and the cells; return whether there are any."""
     grid_height, grid_width = owner.shape
-    count = 0
+    any_pixel = False
     for n in range(rows.shape[0] - 1):
+        top, bottom = n * step, min((n + 1) * step, grid_height)
         for m in range(rows.shape[1] - 1):
+            cells[n, m] = NOTHING
             if period == 0.0 and _cell_is_outside(columns, rows, n, m, width, height):
                 continue
             left = m * step
@@ -52,10 +72,16 @@ def needed_tiles(
             if period == 0.0:
                 ti, tj = _tile_of_cell(columns, rows, n, m, width, height, tile_width, tile_height)
                 if ti >= 0:
-                    for i in range(n * step, min((n + 1) * step, grid_height)):
-                        count += _add_row(owner, wanted, i, left, right, boxes[ti, tj])
+                    if _all_wanted(owner, wanted, top, bottom, left, right):
+                        _widen(boxes[ti, tj], top, bottom - 1, left, right - 1)
+                        cells[n, m] = 1 + ti * boxes.shape[1] + tj
+                    else:
+                        for i in range(top, bottom):
+                            if _add_row(owner, wanted, i, left, right, boxes[ti, tj]):
+                                cells[n, m] = MIXED
+                    any_pixel = any_pixel or cells[n, m] != NOTHING
                     continue
-            for i in range(n * step, min((n + 1) * step, grid_height)):
+            for i in range(top, bottom):
                 v = (i - n * step + 0.5) / step
                 c0 = columns[n, m] + v * (columns[n + 1, m] - columns[n, m])
                 c1 = columns[n, m + 1] + v * (columns[n + 1, m + 1] - columns[n, m + 1])
@@ -71,13 +97,29 @@ def needed_tiles(
                     if period > 0.0:
                         c -= period * math.floor(c / period)
                     if c >= 0.0 and r >= 0.0 and c < width and r < height:
-                        ti, tj = int(r) // tile_height, int(c) // tile_width
-                        count += 1
-                        boxes[ti, tj, 0] = min(boxes[ti, tj, 0], i)
-                        boxes[ti, tj, 1] = max(boxes[ti, tj, 1], i)
-                        boxes[ti, tj, 2] = min(boxes[ti, tj, 2], j)
-                        boxes[ti, tj, 3] = max(boxes[ti, tj, 3], j)
-    return count
+                        _widen(boxes[int(r) // tile_height, int(c) // tile_width], i, i, j, j)
+                        cells[n, m] = MIXED
+                        any_pixel = True
+    return any_pixel
+
+
+@njit(nogil=True, cache=True)
+def _widen(box: npt.NDArray[np.int32], top: int, bottom: int, left: int, right: int) -> None:
+    box[0] = min(box[0], top)
+    box[1] = max(box[1], bottom)
+    box[2] = min(box[2], left)
+    box[3] = max(box[3], right)
+
+
+@njit(nogil=True, cache=True)
+def _all_wanted(owner: Owner, wanted: int, top: int, bottom: int, left: int, right: int) -> bool:
+    for i in range(top, bottom):
+        differs = np.int16(0)
+        for j in range(left, right):  # without a branch: compiled to many pixels at once
+            differs |= owner[i, j] ^ np.int16(wanted)
+        if differs != 0:
+            return False
+    return True
 
 
 @njit(nogil=True, cache=True)
@@ -105,23 +147,17 @@ def _tile_of_cell(
 
 
 @njit(nogil=True, cache=True)
-def _add_row(owner: Owner, wanted: int, i: int, left: int, right: int, box: npt.NDArray[np.int32]) -> int:
-    """Widen a tile's box by the wanted pixels of one row between two columns; return how many they are."""
-    found = 0
-    for j in range(left, right):
-        found += owner[i, j] == wanted
-    if found == 0:
-        return 0
+def _add_row(owner: Owner, wanted: int, i: int, left: int, right: int, box: npt.NDArray[np.int32]) -> bool:
+    """Widen a tile's box by the wanted pixels of one row between two columns; return whether there are any."""
     first, last = left, right - 1
-    while owner[i, first] != wanted:
+    while first <= last and owner[i, first] != wanted:
         first += 1
+    if first > last:
+        return False
     while owner[i, last] != wanted:
         last -= 1
-    box[0] = min(box[0], i)
-    box[1] = max(box[1], i)
-    box[2] = min(box[2], first)
-    box[3] = max(box[3], last)
-    return found
+    _widen(box, i, i, first, last)
+    return True
 
 
 @njit(nogil=True, cache=True)
@@ -139,6 +175,7 @@ def place_nearest(
     rows: Nodes,
     step: int,
     period: float,
+    affine: bool,  # noqa: FBT001  numba has no arguments by keyword alone
     owner: Owner,
     wanted: int,
     claim: int,
@@ -147,31 +184,50 @@ def place_nearest(
     tile: npt.NDArray[np.unsignedinteger],
     tile_row: int,
     tile_column: int,
+    number: int,
     table: npt.NDArray[np.uint16],
     box: npt.NDArray[np.int32],
+    cells: Cells,
     out: npt.NDArray[np.unsignedinteger],
 ) -> None:
     """Give the wanted pixels of a tile their nearest value, through a table from stored to packed numbers.
 
     With ``claim`` >= 0 only values other than 0 are placed, and their pixels get ``claim`` as owner.
+    ``number`` is the tile's, counted by rows.
     """
     tile_height, tile_width = tile.shape
     top, left_edge = tile_row * tile_height, tile_column * tile_width
+    last = box[3] // step
     for n in range(box[0] // step, box[1] // step + 1):
-        for m in range(box[2] // step, box[3] // step + 1):
-            left = max(m * step, box[2])
-            right = min((m + 1) * step, box[3] + 1)
-            for i in range(max(n * step, box[0]), min((n + 1) * step, box[1] + 1)):
+        first_row, stop_row = max(n * step, box[0]), min((n + 1) * step, box[1] + 1)
+        m = box[2] // step
+        while m <= last:
+            state = cells[n, m]
+            here = m
+            m += 1
+            if state == NOTHING or (state != MIXED and state != number + 1):
+                continue
+            if state != MIXED:
+                while affine and m <= last and cells[n, m] == state:
+                    m += 1  # coordinates are linear in the whole row: all cells of the run are one
+                left, right = max(here * step, box[2]), min(m * step, box[3] + 1)
+                _place_whole(
+                    columns, rows, step, claim, owner, tile, top, left_edge, table,
+                    n, here, first_row, stop_row, left, right, out,
+                )  # fmt: skip
+                continue
+            left, right = max(here * step, box[2]), min(m * step, box[3] + 1)
+            for i in range(first_row, stop_row):
                 v = (i - n * step + 0.5) / step
-                c0 = columns[n, m] + v * (columns[n + 1, m] - columns[n, m])
-                c1 = columns[n, m + 1] + v * (columns[n + 1, m + 1] - columns[n, m + 1])
-                r0 = rows[n, m] + v * (rows[n + 1, m] - rows[n, m])
-                r1 = rows[n, m + 1] + v * (rows[n + 1, m + 1] - rows[n, m + 1])
+                c0 = columns[n, here] + v * (columns[n + 1, here] - columns[n, here])
+                c1 = columns[n, here + 1] + v * (columns[n + 1, here + 1] - columns[n, here + 1])
+                r0 = rows[n, here] + v * (rows[n + 1, here] - rows[n, here])
+                r1 = rows[n, here + 1] + v * (rows[n + 1, here + 1] - rows[n, here + 1])
                 dc, dr = (c1 - c0) / step, (r1 - r0) / step
                 for j in range(left, right):
                     if owner[i, j] != wanted:
                         continue
-                    t = j - m * step + 0.5
+                    t = j - here * step + 0.5
                     c = c0 + t * dc + EDGE
                     r = r0 + t * dr + EDGE
                     if period > 0.0:
@@ -185,6 +241,158 @@ def place_nearest(
                             elif value != 0:
                                 out[i, j] = value
                                 owner[i, j] = claim
+
+
+@njit(nogil=True, cache=True)
+def _place_whole(
+    columns: Nodes,
+    rows: Nodes,
+    step: int,
+    claim: int,
+    owner: Owner,
+    tile: npt.NDArray[np.unsignedinteger],
+    top: int,
+    left_edge: int,
+    table: npt.NDArray[np.uint16],
+    n: int,
+    m: int,
+    first_row: int,
+    stop_row: int,
+    left: int,
+    right: int,
+    out: npt.NDArray[np.unsignedinteger],
+) -> None:
+    """Place pixels that are all wanted and lie in the tile; cell (n, m) says where the first column of each row is.
+
+    Indices are unsigned: signed ones are looked at for counting from the end, which takes twice the time.
+    """
+    part = 1.0 / step
+    start, count = left - m * step + 0.5, np.uint64(right - left)
+    for i in range(first_row, stop_row):
+        v = (i - n * step + 0.5) * part
+        c0 = columns[n, m] + v * (columns[n + 1, m] - columns[n, m])
+        c1 = columns[n, m + 1] + v * (columns[n + 1, m + 1] - columns[n, m + 1])
+        r0 = rows[n, m] + v * (rows[n + 1, m] - rows[n, m])
+        r1 = rows[n, m + 1] + v * (rows[n + 1, m + 1] - rows[n, m + 1])
+        dc, dr = (c1 - c0) * part, (r1 - r0) * part
+        c, r = c0 + start * dc + EDGE - left_edge, r0 + start * dr + EDGE - top
+        row, column = np.uint64(i), np.uint64(left)
+        ri, ci = np.uint64(np.int64(r)), np.uint64(np.int64(c))
+        if dc == 1.0 and dr == 0.0:
+            if claim < 0:
+                for k in range(count):
+                    out[row, column + k] = table[tile[ri, ci + k]]
+                continue
+            for k in range(count):
+                value = table[tile[ri, ci + k]]
+                if value != 0:
+                    out[row, column + k] = value
+                    owner[row, column + k] = claim
+            continue
+        if claim < 0:
+            for k in range(count):
+                ri, ci = np.uint64(np.int64(r + k * dr)), np.uint64(np.int64(c + k * dc))
+                out[row, column + k] = table[tile[ri, ci]]
+            continue
+        for k in range(count):
+            ri, ci = np.uint64(np.int64(r + k * dr)), np.uint64(np.int64(c + k * dc))
+            value = table[tile[ri, ci]]
+            if value != 0:
+                out[row, column + k] = value
+                owner[row, column + k] = claim
+
+
+@njit(nogil=True, cache=True)
+def window_needed(
+    columns: Nodes,
+    rows: Nodes,
+    step: int,
+    period: float,
+    owner: Owner,
+    wanted: int,
+    width: int,
+    height: int,
+    tile_row: int,
+    tile_column: int,
+    tile_width: int,
+    tile_height: int,
+    number: int,
+    reach_columns: float,
+    reach_rows: float,
+    box: npt.NDArray[np.int32],
+    cells: Cells,
+) -> tuple[int, int, int, int]:
+    """Return (row, stop row, column, stop column) of the source pixels under the wanted pixels of a tile.
+
+    With a reach they are those whose centre is nearer to a pixel's than that, in source pixels; with a negative
+    one those that the pixel covers.
+    """
+    row, stop_row, column, stop_column = height, 0, width, 0
+    for n in range(box[0] // step, box[1] // step + 1):
+        for m in range(box[2] // step, box[3] // step + 1):
+            state = cells[n, m]
+            if state == NOTHING or (state != MIXED and state != number + 1):
+                continue
+            left = max(m * step, box[2])
+            right = min((m + 1) * step, box[3] + 1)
+            for i in range(max(n * step, box[0]), min((n + 1) * step, box[1] + 1)):
+                for j in range(left, right):
+                    # of a row without gaps the ends say it all: inside a cell coordinates are linear
+                    if state != MIXED and left < j < right - 1:
+                        continue
+                    if state == MIXED and owner[i, j] != wanted:
+                        continue
+                    c, r = _centre(columns, rows, step, period, i, j)
+                    if state == MIXED and not _inside(
+                        c, r, tile_row, tile_column, tile_width, tile_height, width, height
+                    ):
+                        continue
+                    if reach_columns < 0.0:
+                        c0, c1, r0, r1 = _footprint(columns, rows, step, period, i, j)
+                        column = min(column, max(0, math.floor(c0 + EDGE)))
+                        stop_column = max(stop_column, min(width, math.ceil(c1 - EDGE)))
+                        row = min(row, max(0, math.floor(r0 + EDGE)))
+                        stop_row = max(stop_row, min(height, math.ceil(r1 - EDGE)))
+                    else:
+                        column = min(column, max(0, math.floor(c - reach_columns + 0.5)))
+                        stop_column = max(stop_column, min(width, math.floor(c + reach_columns - 0.5) + 1))
+                        row = min(row, max(0, math.floor(r - reach_rows + 0.5)))
+                        stop_row = max(stop_row, min(height, math.floor(r + reach_rows - 0.5) + 1))
+    return row, stop_row, column, stop_column
+
+
+@njit(nogil=True, cache=True)
+def _centre(columns: Nodes, rows: Nodes, step: int, period: float, i: int, j: int) -> tuple[float, float]:
+    """Source column and row of a pixel's centre, by the same arithmetic as :func:`needed_tiles`."""
+    n, m = i // step, j // step
+    v = (i - n * step + 0.5) / step
+    t = j - m * step + 0.5
+    c0 = columns[n, m] + v * (columns[n + 1, m] - columns[n, m])
+    c1 = columns[n, m + 1] + v * (columns[n + 1, m + 1] - columns[n, m + 1])
+    r0 = rows[n, m] + v * (rows[n + 1, m] - rows[n, m])
+    r1 = rows[n, m + 1] + v * (rows[n + 1, m + 1] - rows[n, m + 1])
+    c = c0 + t * ((c1 - c0) / step) + EDGE
+    r = r0 + t * ((r1 - r0) / step) + EDGE
+    if period > 0.0:
+        c -= period * math.floor(c / period)
+    return c, r
+
+
+@njit(nogil=True, cache=True)
+def _inside(
+    c: float,
+    r: float,
+    tile_row: int,
+    tile_column: int,
+    tile_width: int,
+    tile_height: int,
+    width: int,
+    height: int,
+) -> bool:
+    """Whether a centre lies in a tile of the image. False for NaN."""
+    if not (c >= 0.0 and r >= 0.0 and c < width and r < height):
+        return False
+    return int(r) // tile_height == tile_row and int(c) // tile_width == tile_column
 
 
 @njit(nogil=True, cache=True)
@@ -213,70 +421,6 @@ def _footprint(
 
 
 @njit(nogil=True, cache=True)
-def window_needed(
-    columns: Nodes,
-    rows: Nodes,
-    step: int,
-    period: float,
-    owner: Owner,
-    wanted: int,
-    width: int,
-    height: int,
-    tile_row: int,
-    tile_column: int,
-    tile_width: int,
-    tile_height: int,
-    box: npt.NDArray[np.int32],
-) -> tuple[int, int, int, int]:
-    """Return (row, stop row, column, stop column) of the source pixels under the wanted pixels of a tile."""
-    row, stop_row, column, stop_column = height, 0, width, 0
-    for i in range(box[0], box[1] + 1):
-        for j in range(box[2], box[3] + 1):
-            if owner[i, j] != wanted:
-                continue
-            if not _in_tile(
-                columns, rows, step, period, i, j, tile_row, tile_column, tile_width, tile_height
-            ):
-                continue
-            c0, c1, r0, r1 = _footprint(columns, rows, step, period, i, j)
-            column = min(column, max(0, math.floor(c0 + EDGE)))
-            stop_column = max(stop_column, min(width, math.ceil(c1 - EDGE)))
-            row = min(row, max(0, math.floor(r0 + EDGE)))
-            stop_row = max(stop_row, min(height, math.ceil(r1 - EDGE)))
-    return row, stop_row, column, stop_column
-
-
-@njit(nogil=True, cache=True)
-def _in_tile(
-    columns: Nodes,
-    rows: Nodes,
-    step: int,
-    period: float,
-    i: int,
-    j: int,
-    tile_row: int,
-    tile_column: int,
-    tile_width: int,
-    tile_height: int,
-) -> bool:
-    """Whether the centre of a grid pixel lies in a tile, by the same arithmetic as :func:`needed_tiles`."""
-    n, m = i // step, j // step
-    v = (i - n * step + 0.5) / step
-    t = j - m * step + 0.5
-    c0 = columns[n, m] + v * (columns[n + 1, m] - columns[n, m])
-    c1 = columns[n, m + 1] + v * (columns[n + 1, m + 1] - columns[n, m + 1])
-    r0 = rows[n, m] + v * (rows[n + 1, m] - rows[n, m])
-    r1 = rows[n, m + 1] + v * (rows[n + 1, m + 1] - rows[n, m + 1])
-    c = c0 + t * ((c1 - c0) / step) + EDGE
-    r = r0 + t * ((r1 - r0) / step) + EDGE
-    if period > 0.0:
-        c -= period * math.floor(c / period)
-    if not (c >= 0.0 and r >= 0.0 and c < 2147483647.0 and r < 2147483647.0):
-        return False
-    return int(r) // tile_height == tile_row and int(c) // tile_width == tile_column
-
-
-@njit(nogil=True, cache=True)
 def place_average(
     columns: Nodes,
     rows: Nodes,
@@ -290,35 +434,108 @@ def place_average(
     tile_column: int,
     tile_width: int,
     tile_height: int,
+    number: int,
     packed: npt.NDArray[np.uint16],
     window_row: int,
     window_column: int,
     box: npt.NDArray[np.int32],
+    cells: Cells,
     out: npt.NDArray[np.uint16],
 ) -> None:
     """Give the wanted pixels of a tile the mean of the source pixels under them, weighted by overlap.
 
     Packed values of 0 (no data) do not count; the mean is rounded half up, as GDAL's.
     """
-    for i in range(box[0], box[1] + 1):
-        for j in range(box[2], box[3] + 1):
-            if owner[i, j] != wanted:
+    for n in range(box[0] // step, box[1] // step + 1):
+        for m in range(box[2] // step, box[3] // step + 1):
+            state = cells[n, m]
+            if state == NOTHING or (state != MIXED and state != number + 1):
                 continue
-            if not _in_tile(
-                columns, rows, step, period, i, j, tile_row, tile_column, tile_width, tile_height
-            ):
+            left = max(m * step, box[2])
+            right = min((m + 1) * step, box[3] + 1)
+            for i in range(max(n * step, box[0]), min((n + 1) * step, box[1] + 1)):
+                for j in range(left, right):
+                    if state == MIXED:
+                        if owner[i, j] != wanted:
+                            continue
+                        c, r = _centre(columns, rows, step, period, i, j)
+                        if not _inside(c, r, tile_row, tile_column, tile_width, tile_height, width, height):
+                            continue
+                    c0, c1, r0, r1 = _footprint(columns, rows, step, period, i, j)
+                    column, stop_column = max(0, math.floor(c0 + EDGE)), min(width, math.ceil(c1 - EDGE))
+                    row, stop_row = max(0, math.floor(r0 + EDGE)), min(height, math.ceil(r1 - EDGE))
+                    total, weights = 0.0, 0.0
+                    for rr in range(row, stop_row):
+                        wr = min(rr + 1.0, r1) - max(float(rr), r0)
+                        for cc in range(column, stop_column):
+                            value = packed[rr - window_row, cc - window_column]
+                            if value != 0:
+                                weight = wr * (min(cc + 1.0, c1) - max(float(cc), c0))
+                                total += weight * value
+                                weights += weight
+                    if weights > 0.0:
+                        out[i, j] = np.uint16(math.floor(total / weights + 0.5))
+
+
+@njit(nogil=True, cache=True)
+def place_bilinear(
+    columns: Nodes,
+    rows: Nodes,
+    step: int,
+    period: float,
+    owner: Owner,
+    wanted: int,
+    width: int,
+    height: int,
+    tile_row: int,
+    tile_column: int,
+    tile_width: int,
+    tile_height: int,
+    number: int,
+    reach_columns: float,
+    reach_rows: float,
+    packed: npt.NDArray[np.uint16],
+    window_row: int,
+    window_column: int,
+    box: npt.NDArray[np.int32],
+    cells: Cells,
+    out: npt.NDArray[np.uint16],
+) -> None:
+    """Give the wanted pixels of a tile the mean of the source pixels around their centres, weighted by nearness.
+
+    The weight falls linearly to 0 at the reach: at one pixel it is bilinear interpolation, and a wider reach is its
+    form for a coarser grid, as GDAL has it.  Packed values of 0 (no data) do not count; where the source pixel under
+    the centre has no data the pixel has none.  Rounded half up.
+    """
+    for n in range(box[0] // step, box[1] // step + 1):
+        for m in range(box[2] // step, box[3] // step + 1):
+            state = cells[n, m]
+            if state == NOTHING or (state != MIXED and state != number + 1):
                 continue
-            c0, c1, r0, r1 = _footprint(columns, rows, step, period, i, j)
-            column, stop_column = max(0, math.floor(c0 + EDGE)), min(width, math.ceil(c1 - EDGE))
-            row, stop_row = max(0, math.floor(r0 + EDGE)), min(height, math.ceil(r1 - EDGE))
-            total, weights = 0.0, 0.0
-            for r in range(row, stop_row):
-                wr = min(r + 1.0, r1) - max(float(r), r0)
-                for c in range(column, stop_column):
-                    value = packed[r - window_row, c - window_column]
-                    if value != 0:
-                        weight = wr * (min(c + 1.0, c1) - max(float(c), c0))
-                        total += weight * value
-                        weights += weight
-            if weights > 0.0:
-                out[i, j] = np.uint16(math.floor(total / weights + 0.5))
+            left = max(m * step, box[2])
+            right = min((m + 1) * step, box[3] + 1)
+            for i in range(max(n * step, box[0]), min((n + 1) * step, box[1] + 1)):
+                for j in range(left, right):
+                    if state == MIXED and owner[i, j] != wanted:
+                        continue
+                    c, r = _centre(columns, rows, step, period, i, j)
+                    if state == MIXED and not _inside(
+                        c, r, tile_row, tile_column, tile_width, tile_height, width, height
+                    ):
+                        continue
+                    if packed[int(r) - window_row, int(c) - window_column] == 0:
+                        continue
+                    column = max(0, math.floor(c - reach_columns + 0.5))
+                    stop_column = min(width, math.floor(c + reach_columns - 0.5) + 1)
+                    row = max(0, math.floor(r - reach_rows + 0.5))
+                    stop_row = min(height, math.floor(r + reach_rows - 0.5) + 1)
+                    total, weights = 0.0, 0.0
+                    for rr in range(row, stop_row):
+                        wr = 1.0 - abs(rr + 0.5 - r) / reach_rows
+                        for cc in range(column, stop_column):
+                            value = packed[rr - window_row, cc - window_column]
+                            if value != 0:
+                                weight = wr * (1.0 - abs(cc + 0.5 - c) / reach_columns)
+                                total += weight * value
+                                weights += weight
+                    out[i, j] = np.uint16(math.floor(total / weights + 0.5))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack, contextmanager
 from types import TracebackType
 from typing import Self
@@ -17,14 +17,18 @@ from typing import Self
 import numpy as np
 import numpy.typing as npt
 
+from geostack_pipeline.areas import Resampling
+from geostack_pipeline.cube import kernels
 from geostack_pipeline.cube.grid import GridSpec
 from geostack_pipeline.cube.layers import CLASSIFICATION, SceneLayer
-from geostack_pipeline.cube.placing import AVERAGE_FROM_RATIO, Band, Boxes
+from geostack_pipeline.cube.placing import Band, Method, Need, method
 from geostack_pipeline.cube.warp import CoordinateMap, coordinate_map
 from geostack_pipeline.errors import GeostackError, RasterError
 
 NOBODY = -1
 """Owner of a pixel that no scene has."""
+
+_Running = tuple[SceneLayer, str, list[Future[None]]]
 
 
 class Mosaic:
@@ -34,10 +38,21 @@ class Mosaic:
         grid: The target grid.
         threads: Threads that read and decode; None takes one per core, at least four, because
             some of them wait for bytes.
+        resampling: How reflectance comes onto the grid.
+        overviews: Whether reduced images may stand for the full one where the grid is coarser.
     """
 
-    def __init__(self, grid: GridSpec, *, threads: int | None = None) -> None:
+    def __init__(
+        self,
+        grid: GridSpec,
+        *,
+        threads: int | None = None,
+        resampling: Resampling = "auto",
+        overviews: bool = False,
+    ) -> None:
         self.grid = grid
+        self._resampling = resampling
+        self._overviews = overviews
         self._pool = ThreadPoolExecutor(threads or max(4, _cores()), thread_name_prefix="cube")
         self._maps: dict[tuple[object, ...], CoordinateMap] = {}
 
@@ -78,20 +93,34 @@ class Mosaic:
                 if name is None or not (owner == NOBODY).any():
                     continue
                 with _about(scene, name):
-                    band = Band(scene.bands[name], "classes" if name == CLASSIFICATION else "reflectance")
-                    stack.callback(band.raster.close)
-                    where = self._map(band)
-                    boxes, count = band.boxes(where, owner, NOBODY)
-                    if not count:
+                    classes = name == CLASSIFICATION
+                    band = Band(scene.bands[name], "classes" if classes else "reflectance")
+                    stack.callback(band.close)
+                    where, how = self._open(band, classes=classes)
+                    need = band.need(where, owner, NOBODY)
+                    if not need.any:
                         continue
-                    if name == CLASSIFICATION:
-                        out: npt.NDArray[np.unsignedinteger] = scl
-                    else:
-                        out = reflectance[list(bands).index(name)]
-                        if where.ratio < AVERAGE_FROM_RATIO:
-                            done.add((index, name))
-                    band.place(where, owner, NOBODY, boxes, out, self._pool, claim=index)
+                    out: npt.NDArray[np.unsignedinteger] = (
+                        scl if classes else reflectance[list(bands).index(name)]
+                    )
+                    if not classes and how == "nearest":
+                        done.add((index, name))
+                    _finish(
+                        [(scene, name, band.place(where, owner, NOBODY, need, out, self._pool, claim=index))]
+                    )
             self._fill(stack, scenes, bands, reflectance, owner, done)
+
+    def _open(self, band: Band, *, classes: bool) -> tuple[CoordinateMap, Method]:
+        """Return where the grid's pixels lie in a band, and how they are made of its own; may turn to an overview."""
+        where = self._map(band)
+        # an overview of classes may have been averaged: their full image is read, whatever it costs
+        if classes:
+            return where, "nearest"
+        how = method(self._resampling, where)
+        if self._overviews and band.take_overview(where):
+            where = self._map(band)
+            how = how if not where.is_lattice else "nearest"
+        return where, how
 
     def _fill(
         self,
@@ -102,12 +131,13 @@ class Mosaic:
         owner: npt.NDArray[np.int16],
         done: set[tuple[int, str]],
     ) -> None:
-        giving = set(np.unique(owner).tolist())
+        giving = np.zeros(max(scenes, default=0) + 1, np.bool_)
+        kernels.present(owner, giving)
         wanted = [
             (index, name)
             for index, scene in scenes.items()
             for name in bands
-            if index in giving and name in scene.bands and (index, name) not in done
+            if giving[index] and name in scene.bands and (index, name) not in done
         ]
 
         def opened(choice: tuple[int, str]) -> Band:
@@ -117,19 +147,23 @@ class Mosaic:
 
         layers = list(self._pool.map(opened, wanted))
         for band in layers:
-            stack.callback(band.raster.close)
-        known: dict[tuple[object, ...], tuple[Boxes, int]] = {}
-        for (index, name), band in zip(wanted, layers, strict=True):
-            with _about(scenes[index], name):
-                where = self._map(band)
-                key = (index, *_lattice(band))
-                if key not in known:
-                    known[key] = band.boxes(where, owner, index)
-                boxes, count = known[key]
-                if count:
+            stack.callback(band.close)
+        known: dict[tuple[object, ...], Need] = {}
+        running: list[_Running] = []
+        try:
+            for (index, name), band in zip(wanted, layers, strict=True):
+                with _about(scenes[index], name):
+                    where, how = self._open(band, classes=False)
+                    key = (index, *_lattice(band))
+                    if key not in known:
+                        known[key] = band.need(where, owner, index)
                     out = reflectance[list(bands).index(name)]
-                    average = where.ratio >= AVERAGE_FROM_RATIO
-                    band.place(where, owner, index, boxes, out, self._pool, average=average)
+                    futures = band.place(where, owner, index, known[key], out, self._pool, how=how)
+                    running.append((scenes[index], name, futures))
+        except BaseException:
+            _stop(running)
+            raise
+        _finish(running)  # all bands of all scenes at once: they write different pixels
 
     def _map(self, band: Band) -> CoordinateMap:
         raster = band.raster
@@ -146,6 +180,25 @@ class Mosaic:
                 self.grid, raster.crs, raster.transform, raster.width, raster.height
             )
         return self._maps[key]
+
+
+def _finish(running: Sequence[_Running]) -> None:
+    """Wait until all is placed; the first error is raised, with its item and band, when nothing runs any more."""
+    try:
+        for scene, name, futures in running:
+            with _about(scene, name):
+                for future in futures:
+                    future.result()
+    finally:
+        _stop(running)
+
+
+def _stop(running: Sequence[_Running]) -> None:
+    """Begin nothing more and wait for what runs: nothing may read a raster that is closed after an error."""
+    everything = [future for _, _, futures in running for future in futures]
+    for future in everything:
+        future.cancel()
+    wait(everything)
 
 
 @contextmanager

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Executor, Future, wait
+from concurrent.futures import Executor, Future
+from dataclasses import dataclass
 from threading import Lock
 from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
+from geostack_pipeline.areas import Resampling
 from geostack_pipeline.cube import kernels, packing
 from geostack_pipeline.cube.layers import BandLayer
 from geostack_pipeline.cube.warp import CoordinateMap
 from geostack_pipeline.raster.source import Raster, TileId, open_raster, paste
 
 Meaning = Literal["reflectance", "classes"]
+Method = Literal["nearest", "bilinear", "average"]
 Boxes = npt.NDArray[np.int32]
 
 AVERAGE_FROM_RATIO = 1.5
@@ -25,6 +28,36 @@ the nearest pixel is taken, so that a source of the grid's own pixel size keeps 
 
 _TILES_PER_TASK = 4
 _CACHE_BYTES = 64 << 20
+_FINER = 1e-3
+"""Share by which an overview's pixels may be larger than the grid's: their sizes are averages over a map."""
+_INTERPOLATED_UP_TO = 1 / 0.95
+"""Up to so many source pixels per grid pixel GDAL interpolates between four of them; then it widens the weights."""
+
+
+def method(resampling: Resampling, where: CoordinateMap) -> Method:
+    """Return how a source's pixels come onto the grid; on the grid's own lattice they are copied."""
+    if where.is_lattice:
+        return "nearest"
+    if resampling == "auto":
+        return "average" if where.ratio >= AVERAGE_FROM_RATIO else "nearest"
+    return resampling
+
+
+@dataclass(frozen=True, kw_only=True)
+class Need:
+    """Which tiles of a source the wanted pixels of a grid need."""
+
+    boxes: Boxes
+    """Per tile the grid pixels that need it (see ``kernels``)."""
+    cells: npt.NDArray[np.int32]
+    """Per cell of the map what is wanted of it (see ``kernels``)."""
+    any: bool
+    """Whether a wanted pixel lies in the image at all."""
+
+    @property
+    def tiles(self) -> list[TileId]:
+        """The tiles, by rows."""
+        return [(int(i), int(j)) for i, j in np.argwhere(self.boxes[:, :, 1] >= 0)]
 
 
 class Band:
@@ -32,6 +65,7 @@ class Band:
 
     def __init__(self, layer: BandLayer, meaning: Meaning) -> None:
         self.raster: Raster = open_raster(layer.store, layer.key)
+        self._whole: Raster | None = None
         self._layer = layer
         self._meaning = meaning
         self._nodata = self.raster.nodata if layer.nodata is None else layer.nodata
@@ -39,92 +73,111 @@ class Band:
         self._table = None if numbers is None else self._packed(numbers)
         self._cache: OrderedDict[TileId, Future[npt.NDArray[np.uint16]]] = OrderedDict()
         self._lock = Lock()
-        tile_bytes = 2 * self.raster.tile_width * self.raster.tile_height
-        self._kept = max(2 * (self.raster.tile_grid[1] + 1), 4)
-        self._kept = min(self._kept, max(4, _CACHE_BYTES // tile_bytes))
 
-    def boxes(self, where: CoordinateMap, owner: npt.NDArray[np.int16], wanted: int) -> tuple[Boxes, int]:
-        """Return which grid pixels need each tile (see ``kernels``), and how many wanted pixels lie in the image."""
+    def close(self) -> None:
+        """Release what is behind the band."""
+        self.raster.close()
+        if self._whole is not None:
+            self._whole.close()
+
+    def take_overview(self, where: CoordinateMap) -> bool:
+        """Go on with the coarsest overview whose pixels are not larger than the grid's; return whether there is one.
+
+        Args:
+            where: The map to the image at full resolution.
+        """
+        whole = self.raster
+        levels = [
+            level
+            for level, (width, height) in enumerate(whole.overviews)
+            if where.ratio * ((width * height) / (whole.width * whole.height)) ** 0.5 >= 1.0 - _FINER
+        ]
+        if not levels:
+            return False
+        self.raster, self._whole = whole.overview(levels[-1]), whole
+        return True
+
+    def need(self, where: CoordinateMap, owner: npt.NDArray[np.int16], wanted: int) -> Need:
+        """Return which tiles the pixels need whose owner is ``wanted``."""
         raster = self.raster
         boxes = np.empty((*raster.tile_grid, 4), np.int32)
         boxes[...] = (np.iinfo(np.int32).max, -1, np.iinfo(np.int32).max, -1)
-        count = kernels.needed_tiles(
+        height, width = where.rows.shape
+        cells = np.empty((height - 1, width - 1), np.int32)
+        found = kernels.needed_tiles(
             where.columns, where.rows, where.step, where.period, owner, wanted,
-            raster.width, raster.height, raster.tile_width, raster.tile_height, boxes,
+            raster.width, raster.height, raster.tile_width, raster.tile_height, boxes, cells,
         )  # fmt: skip
-        return boxes, count
+        return Need(boxes=boxes, cells=cells, any=bool(found))
 
     def place(
         self,
         where: CoordinateMap,
         owner: npt.NDArray[np.int16],
         wanted: int,
-        boxes: Boxes,
+        need: Need,
         out: npt.NDArray[np.unsignedinteger],
         pool: Executor,
         *,
         claim: int = -1,
-        average: bool = False,
-    ) -> None:
-        """Place the pixels whose owner is ``wanted``; with ``claim`` only valid ones, which get that owner.
+        how: Method = "nearest",
+    ) -> list[Future[None]]:
+        """Begin to place the pixels whose owner is ``wanted``; return what must be waited for.
 
-        Returns when all are placed; the first error of a tile is raised.
+        With ``claim`` only valid pixels are placed, which get that owner.
         """
-        tiles = [(int(i), int(j)) for i, j in np.argwhere(boxes[:, :, 1] >= 0)]
-        groups = [tiles[i : i + _TILES_PER_TASK] for i in range(0, len(tiles), _TILES_PER_TASK)]
-        work = self._average if average else self._nearest
-        futures = [pool.submit(work, group, where, owner, wanted, claim, boxes, out) for group in groups]
-        try:
-            for future in futures:
-                future.result()
-        finally:
-            for future in futures:
-                future.cancel()
-            wait(futures)  # nothing may read a raster that is closed after an error
-        with self._lock:
-            self._cache.clear()
+        tiles = need.tiles
+        work = _Placing(where, owner, wanted, claim, need, out, how)
+        return [
+            pool.submit(self._place, tiles[i : i + _TILES_PER_TASK], work)
+            for i in range(0, len(tiles), _TILES_PER_TASK)
+        ]
 
-    def _nearest(
-        self,
-        tiles: Sequence[TileId],
-        where: CoordinateMap,
-        owner: npt.NDArray[np.int16],
-        wanted: int,
-        claim: int,
-        boxes: Boxes,
-        out: npt.NDArray[np.unsignedinteger],
-    ) -> None:
-        raster = self.raster
-        for (row, column), values, table in self._tiles(tiles):
+    def _place(self, tiles: Sequence[TileId], work: _Placing) -> None:
+        if work.how == "nearest":
+            self._nearest(tiles, work)
+        else:
+            assert work.claim < 0, "pixels are claimed by their nearest value"
+            self._around(tiles, work)
+
+    def _nearest(self, tiles: Sequence[TileId], work: _Placing) -> None:
+        raster, where = self.raster, work.where
+        across = raster.tile_grid[1]
+        for (row, column), values, table in self._tiles(tiles, fleeting=True):
             kernels.place_nearest(
-                where.columns, where.rows, where.step, where.period, owner, wanted, claim,
-                raster.width, raster.height, values, row, column, table, boxes[row, column], out,
+                where.columns, where.rows, where.step, where.period, where.affine,
+                work.owner, work.wanted, work.claim,
+                raster.width, raster.height, values, row, column, row * across + column, table,
+                work.need.boxes[row, column], work.need.cells, work.out,
             )  # fmt: skip
 
-    def _average(
-        self,
-        tiles: Sequence[TileId],
-        where: CoordinateMap,
-        owner: npt.NDArray[np.int16],
-        wanted: int,
-        claim: int,
-        boxes: Boxes,
-        out: npt.NDArray[np.unsignedinteger],
-    ) -> None:
-        assert claim < 0, "pixels are claimed by their nearest value"
-        raster = self.raster
-        th, tw = raster.tile_height, raster.tile_width
+    def _around(self, tiles: Sequence[TileId], work: _Placing) -> None:
+        """Place pixels that several source pixels make, also of the tiles beside."""
+        raster, where = self.raster, work.where
+        th, tw, across = raster.tile_height, raster.tile_width, raster.tile_grid[1]
+        reach_columns, reach_rows = -1.0, -1.0
+        if work.how == "bilinear":
+            reach_columns, reach_rows = (span if span > _INTERPOLATED_UP_TO else 1.0 for span in where.spans)
         for row, column in tiles:
-            box = boxes[row, column]
+            box, number = work.need.boxes[row, column], row * across + column
             top, bottom, left, right = kernels.window_needed(
-                where.columns, where.rows, where.step, where.period, owner, wanted,
-                raster.width, raster.height, row, column, tw, th, box,
+                where.columns, where.rows, where.step, where.period, work.owner, work.wanted,
+                raster.width, raster.height, row, column, tw, th, number, reach_columns, reach_rows,
+                box, work.need.cells,
             )  # fmt: skip
             window = self._window(top, bottom, left, right)
-            kernels.place_average(
-                where.columns, where.rows, where.step, where.period, owner, wanted,
-                raster.width, raster.height, row, column, tw, th, window, top, left, box, out,
-            )  # fmt: skip
+            if work.how == "average":
+                kernels.place_average(
+                    where.columns, where.rows, where.step, where.period, work.owner, work.wanted,
+                    raster.width, raster.height, row, column, tw, th, number, window, top, left,
+                    box, work.need.cells, work.out,
+                )  # fmt: skip
+            else:
+                kernels.place_bilinear(
+                    where.columns, where.rows, where.step, where.period, work.owner, work.wanted,
+                    raster.width, raster.height, row, column, tw, th, number, reach_columns, reach_rows,
+                    window, top, left, box, work.need.cells, work.out,
+                )  # fmt: skip
 
     def _window(self, top: int, bottom: int, left: int, right: int) -> npt.NDArray[np.uint16]:
         th, tw = self.raster.tile_height, self.raster.tile_width
@@ -136,6 +189,11 @@ class Band:
             paste(self._packed_tile((i, j)), i * th, j * tw, window, top, left)
         return window
 
+    def _kept(self) -> int:
+        """Return how many tiles are kept for the rows of tiles beside."""
+        tile_bytes = 2 * self.raster.tile_width * self.raster.tile_height
+        return min(max(2 * (self.raster.tile_grid[1] + 1), 4), max(4, _CACHE_BYTES // tile_bytes))
+
     def _packed_tile(self, tile: TileId) -> npt.NDArray[np.uint16]:
         """Return a packed tile, decoded by the first of the threads that ask for it."""
         with self._lock:
@@ -143,7 +201,7 @@ class Band:
             mine = future is None
             if future is None:
                 future = self._cache[tile] = Future()
-                while len(self._cache) > self._kept:
+                while len(self._cache) > self._kept():
                     self._cache.popitem(last=False)
             else:
                 self._cache.move_to_end(tile)
@@ -157,12 +215,12 @@ class Band:
         return future.result()
 
     def _tiles(
-        self, tiles: Sequence[TileId]
+        self, tiles: Sequence[TileId], *, fleeting: bool = False
     ) -> Iterator[tuple[TileId, npt.NDArray[np.unsignedinteger], npt.NDArray[np.uint16]]]:
         """Yield unsigned tiles with the table that makes packed numbers of theirs."""
         band = self._layer.band
         masks = dict(self.raster.read_tiles(tiles, band, masks=True)) if self.raster.has_mask else {}
-        for tile, values in self.raster.read_tiles(tiles, band):
+        for tile, values in self.raster.read_tiles(tiles, band, fleeting=fleeting):
             if self._table is not None and not masks:
                 yield tile, values.view(f"u{values.dtype.itemsize}"), self._table
                 continue
@@ -181,3 +239,16 @@ class Band:
         return packing.packed(
             numbers, scale=self._layer.scale, offset=self._layer.offset, nodata=self._nodata
         )
+
+
+@dataclass(frozen=True)
+class _Placing:
+    """What the tasks of one band have in common."""
+
+    where: CoordinateMap
+    owner: npt.NDArray[np.int16]
+    wanted: int
+    claim: int
+    need: Need
+    out: npt.NDArray[np.unsignedinteger]
+    how: Method

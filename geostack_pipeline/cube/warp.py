@@ -21,6 +21,8 @@ TOLERANCE_PX = 1e-4
 about one pixel in 10,000 to its neighbour, no more than the approximations of other warpers."""
 
 _COARSEST = 128
+_AFFINE = 16
+"""Exact at any step; small cells are less often cut by the edge of a tile, which is what costs time."""
 Nodes = npt.NDArray[np.float64]
 
 
@@ -40,6 +42,24 @@ class CoordinateMap:
     """Grid pixels between two nodes."""
     period: float
     """Source columns in a full turn of longitude; 0 where columns do not repeat."""
+    affine: bool = False
+    """Whether one affine transform is exact for the whole grid."""
+
+    @property
+    def spans(self) -> tuple[float, float]:
+        """Source columns and source rows that one grid pixel's side spans, on average over the grid."""
+        return _span(self.columns, self.step), _span(self.rows, self.step)
+
+    @property
+    def is_lattice(self) -> bool:
+        """Whether the grid's pixels are pixels of the source, one for one, so that nothing is to be resampled."""
+        right, down = np.diff(self.columns, axis=1), np.diff(self.rows, axis=0)
+        whole = np.all(np.mod(self.columns[:1, :1], 1.0) == 0.0) and np.all(
+            np.mod(self.rows[:1, :1], 1.0) == 0.0
+        )
+        straight = np.all(right == self.step) and np.all(down == self.step)
+        across = np.all(np.diff(self.columns, axis=0) == 0.0) and np.all(np.diff(self.rows, axis=1) == 0.0)
+        return bool(whole and straight and across and self.period == 0.0)
 
     @property
     def ratio(self) -> float:
@@ -74,8 +94,8 @@ def coordinate_map(
     turn = 2 * np.pi / definition.axis_info[0].unit_conversion_factor if definition.is_geographic else 0.0
     period = turn * abs(a) if b == 0.0 and d == 0.0 else 0.0
     if same_crs(grid.crs, source_crs) and not turn:
-        columns, rows = _affine_nodes(grid, inverse(source_transform), _COARSEST)
-        return CoordinateMap(columns=columns, rows=rows, step=_COARSEST, period=0.0)
+        columns, rows = _affine_nodes(grid, inverse(source_transform), _AFFINE)
+        return CoordinateMap(columns=columns, rows=rows, step=_AFFINE, period=0.0, affine=True)
     middle = centre_x(source_transform, source_width, source_height)
 
     def nodes(step: int) -> tuple[Nodes, Nodes]:
@@ -97,6 +117,13 @@ def coordinate_map(
         if error <= TOLERANCE_PX / 2:
             break
     return CoordinateMap(columns=columns, rows=rows, step=step, period=period)
+
+
+def _span(nodes: Nodes, step: int) -> float:
+    down, right = np.diff(nodes, axis=0)[:, :-1], np.diff(nodes, axis=1)[:-1]
+    length = np.hypot(down, right)
+    length = length[np.isfinite(length)]
+    return float(length.mean()) / step if length.size else 1.0
 
 
 def _error(coarse: Nodes, fine: Nodes) -> float:

@@ -16,6 +16,7 @@ import obstore
 from obstore.exceptions import BaseError, NotSupportedError
 
 from geostack_pipeline.errors import GeostackError, RasterError, TransferError
+from geostack_pipeline.raster.local import LocalFile
 from geostack_pipeline.storage.ranges import Meter, read_ranges
 from geostack_pipeline.storage.retry import Retry, is_temporary, transfer_error
 
@@ -68,6 +69,7 @@ class SourceObject:
         self._lock = Lock()
         self._segments: list[tuple[int, bytes]] = []
         self.size, self.etag, self._modified = self._read_beginning(head_bytes)
+        self._local = LocalFile.of(store, key, self.etag)
 
     @property
     def bytes_moved(self) -> int:
@@ -121,6 +123,9 @@ class SourceObject:
             TransferError: The bytes could not be moved, or the source changed.
             AuthError: The store refuses.
         """
+        local = self._local.read_many(ranges, self._meter) if self._local is not None else None
+        if local is not None:
+            return local
         return read_ranges(
             self.store,
             self.key,

@@ -205,6 +205,12 @@ def shifted(transform: Affine6, column: int, row: int) -> Affine6:
     return (a, b, c + a * column + b * row, d, e, f + d * column + e * row)
 
 
+def scaled(transform: Affine6, x: float, y: float) -> Affine6:
+    """Return the transform of the same ground in pixels ``x`` times as wide and ``y`` times as high."""
+    a, b, c, d, e, f = transform
+    return (a * x, b * y, c, d * x, e * y, f)
+
+
 def inverse(transform: Affine6) -> Affine6:
     """Return the transform from CRS coordinates to pixel corners.
 

@@ -24,9 +24,10 @@ from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.windows import Window as RasterioWindow
 
 from geostack_pipeline.errors import RasterError
-from geostack_pipeline.raster.codecs import TileDecoder, decodable
+from geostack_pipeline.raster import tiff
+from geostack_pipeline.raster.codecs import TileDecoder, decodable, pixel_type
 from geostack_pipeline.raster.fetch import SourceObject, looks_like_text, merged, not_a_raster
-from geostack_pipeline.raster.geo import Affine6, Georeference, georeference
+from geostack_pipeline.raster.geo import Affine6, Georeference, georeference, scaled
 from geostack_pipeline.raster.tiff import Directory, TiffFile, is_tiff, read_structure
 from geostack_pipeline.raster.window import Window
 
@@ -102,12 +103,20 @@ class Raster(ABC):
 
     @abstractmethod
     def read_tiles(
-        self, tiles: Sequence[TileId], band: int = 1, *, masks: bool = False
+        self, tiles: Sequence[TileId], band: int = 1, *, masks: bool = False, fleeting: bool = False
     ) -> Iterator[tuple[TileId, Array]]:
         """Yield tiles as (rows, columns) arrays of full tile size, in any order.
 
         Pixels behind the image's edge hold anything.  With ``masks`` the internal mask is
-        read instead: non-zero is valid.
+        read instead: non-zero is valid.  With ``fleeting`` an array may hold only until the next one is asked for:
+        its memory is used again.
+        """
+
+    @abstractmethod
+    def overview(self, level: int) -> Raster:
+        """Return one of the reduced images as a raster; ``level`` is its place in :attr:`overviews`.
+
+        It shares what is behind this raster, so this one must be closed last.
         """
 
     def read(self, window: Window, band: int = 1) -> Array:
@@ -205,23 +214,28 @@ def open_raster(store: ObjectStore, key: str) -> Raster:
 
 
 class _TiledTiff(Raster):
-    def __init__(self, source: SourceObject, file: TiffFile) -> None:
-        main = file.main
-        place = georeference(main)
+    def __init__(self, source: SourceObject, file: TiffFile, level: int | None = None) -> None:
+        place = georeference(file.main)
+        main, mask = (file.main, file.mask) if level is None else _reduced(file)[level]
         self.key = source.key
         self._take(place)
+        if level is not None and self.transform is not None:
+            self.transform = scaled(
+                self.transform, file.main.width / main.width, file.main.height / main.height
+            )
         self.width, self.height, self.count = main.width, main.height, main.samples
         self.tile_width, self.tile_height = main.tile_width, main.tile_height
-        self.overviews = tuple((d.width, d.height) for d in file.overviews)
+        self.overviews = tuple((d.width, d.height) for d, _ in _reduced(file)) if level is None else ()
         self._source = source
+        self._file = file
         self._image = _Tiles(main)
         assert self._image.decoder.dtype is not None
         self.dtype = self._image.decoder.dtype
         self._fill = self.dtype.type(0)
         if place.nodata is not None:
             self._fill = _as_type(place.nodata, self.dtype)
-        self._mask = None if file.mask is None else _Tiles(file.mask)
-        self.has_mask = file.mask is not None
+        self._mask = None if mask is None else _Tiles(mask)
+        self.has_mask = mask is not None
         if self._mask is not None and (
             (self._mask.decoder.width, self._mask.decoder.height) != (self.tile_width, self.tile_height)
         ):
@@ -240,8 +254,11 @@ class _TiledTiff(Raster):
     def bytes_moved(self) -> int:
         return self._source.bytes_moved
 
+    def overview(self, level: int) -> Raster:
+        return _TiledTiff(self._source, self._file, level)
+
     def read_tiles(
-        self, tiles: Sequence[TileId], band: int = 1, *, masks: bool = False
+        self, tiles: Sequence[TileId], band: int = 1, *, masks: bool = False, fleeting: bool = False
     ) -> Iterator[tuple[TileId, Array]]:
         image = self._image
         if masks:
@@ -259,12 +276,13 @@ class _TiledTiff(Raster):
                 fill = np.uint8(0) if masks else self._fill
                 yield tile, np.full(shape, fill, image.decoder.dtype)
         wanted.sort()
+        scratch = np.empty(image.decoder.size, np.uint8) if fleeting else None
         i = 0
         for first, last in merged([(start, stop) for start, stop, _ in wanted]):
-            data = self._source.cached(first, last) or self._source.read_many([(first, last)])[0]
+            data = memoryview(self._source.cached(first, last) or self._source.read_many([(first, last)])[0])
             while i < len(wanted) and wanted[i][1] <= last:
                 start, stop, tile = wanted[i]
-                decoded = image.decoder.decode(data[start - first : stop - first])
+                decoded = image.decoder.decode(data[start - first : stop - first], scratch)
                 yield tile, np.ascontiguousarray(decoded[:, :, sample])
                 i += 1
 
@@ -301,6 +319,25 @@ class _TiledTiff(Raster):
         """Nothing is held."""
 
 
+def _reduced(file: TiffFile) -> list[tuple[Directory, Directory | None]]:
+    """Return the reduced images with their masks, finest first: those that can be read as the full one is."""
+    masks = {
+        (d.width, d.height): d
+        for d in file.directories[1:]
+        if d.subfile_type & tiff.SUBFILE_MASK and d.subfile_type & tiff.SUBFILE_OVERVIEW
+    }
+    found = []
+    for directory in file.overviews:
+        mask = masks.get((directory.width, directory.height)) if file.mask is not None else None
+        if file.mask is not None and mask is None:
+            continue
+        if directory.samples != file.main.samples or pixel_type(directory) != pixel_type(file.main):
+            continue
+        if decodable(directory) and (mask is None or decodable(mask)):
+            found.append((directory, mask))
+    return found
+
+
 class _Tiles:
     """The tile index and the decoder of one image."""
 
@@ -318,10 +355,10 @@ class _ThroughGdal(Raster):
     few decoded blocks, since nobody asks it for the same block twice.
     """
 
-    overviews: tuple[tuple[int, int], ...] = ()
-
-    def __init__(self, source: SourceObject) -> None:
+    def __init__(self, source: SourceObject, *, level: int | None = None, path: Path | None = None) -> None:
         self.key = source.key
+        self._source = source
+        self._level = level
         self._folder: tempfile.TemporaryDirectory[str] | None = None
         self._moved = source.bytes_moved
         self._idle: list[rasterio.DatasetReader] = []
@@ -331,7 +368,14 @@ class _ThroughGdal(Raster):
         if driver is None:
             raise not_a_raster(source.key, source.head)
         self._driver = driver
-        self._path = self._local(source)
+        self._path = path or self._local(source)
+        self._begin()
+
+    def overview(self, level: int) -> Raster:
+        return _ThroughGdal(self._source, level=level, path=self._path)
+
+    def _begin(self) -> None:
+        """Open the file once and keep what it says."""
         try:
             data = self._open()
         except BaseException:
@@ -353,6 +397,8 @@ class _ThroughGdal(Raster):
         self.tile_height = block_rows if block_columns < data.width else max(block_rows, _STRIP_ROWS)
         flags = data.mask_flag_enums[0]
         self.has_mask = rasterio.enums.MaskFlags.per_dataset in flags
+        factors = data.overviews(1) if self._level is None else []
+        self.overviews = tuple((-(-self.width // f), -(-self.height // f)) for f in factors)
 
     def _local(self, source: SourceObject) -> Path:
         store = source.store
@@ -371,7 +417,8 @@ class _ThroughGdal(Raster):
         try:
             with _gdal(), warnings.catch_warnings():
                 warnings.simplefilter("ignore", NotGeoreferencedWarning)
-                return rasterio.open(self._path, driver=self._driver)
+                level = {} if self._level is None else {"overview_level": self._level}
+                return rasterio.open(self._path, driver=self._driver, **level)
         except RasterioError as error:
             raise RasterError(
                 "GDAL cannot open the raster",
@@ -404,8 +451,9 @@ class _ThroughGdal(Raster):
         return self._moved
 
     def read_tiles(
-        self, tiles: Sequence[TileId], band: int = 1, *, masks: bool = False
+        self, tiles: Sequence[TileId], band: int = 1, *, masks: bool = False, fleeting: bool = False
     ) -> Iterator[tuple[TileId, Array]]:
+        del fleeting  # GDAL gives new memory anyway
         for row, column in tiles:
             top, left = row * self.tile_height, column * self.tile_width
             height = min(self.tile_height, self.height - top)

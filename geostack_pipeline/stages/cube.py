@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import polars as pl
 
+from geostack_pipeline.areas import Area, Resampling
 from geostack_pipeline.cube.grid import grid_for
 from geostack_pipeline.cube.layers import BandLayer, SceneLayer
 from geostack_pipeline.providers.contract import Provider
@@ -47,8 +48,20 @@ def version(ws: Workspace, provider: Provider, granules_version: str) -> str:
             "granules": granules_version,
             "bands": list(ws.provider_settings(provider.key).bands),
             "grids": [grid_for(area).as_dict() for area in ws.areas],
+            **_said({area.name: _resampling(ws, provider, area) for area in ws.areas}),
         }
     )
+
+
+def _resampling(ws: Workspace, provider: Provider, area: Area) -> Resampling:
+    """Return how reflectance comes onto an area's grid: the area's word goes before the provider's."""
+    return area.resampling or ws.provider_settings(provider.key).resampling
+
+
+def _said(resampling: Mapping[str, Resampling]) -> dict[str, Any]:
+    """Return what versions hold of the resampling: nothing of the default, so that what is stored with it stays valid."""
+    other = {name: how for name, how in resampling.items() if how != "auto"}
+    return {"resampling": other} if other else {}
 
 
 def build(ws: Workspace, provider: Provider, day: str, granules: Snapshot) -> Outcome:
@@ -82,6 +95,7 @@ def nodes(ws: Workspace, provider: Provider, manifest: pl.DataFrame) -> dict[str
                     "bands": bands,
                     "grid": grid_for(area).as_dict(),
                     "rows": used.rows(named=True),
+                    **_said({area.name: _resampling(ws, provider, area)}),
                 }
             )
     return versions
@@ -140,7 +154,10 @@ def _write(
                 continue
             rows = manifest.filter(pl.col("area") == area.name)
             packed = build_packed(
-                grid_for(area), scene_layers(ws, rows, [*bands, *_classes(provider)]), bands
+                grid_for(area),
+                scene_layers(ws, rows, [*bands, *_classes(provider)]),
+                bands,
+                resampling=_resampling(ws, provider, area),
             )
             packed.attrs.update({"area": area.name, "provider": provider.key, "partition": day})
             write_node(zarr, area.name, packed)
