@@ -1,4 +1,4 @@
-"""The command line: ``geostack demo | ui | sandbox | run | show | scenes diff | gc``."""
+"""The command line: ``geostack demo | ui | sandbox | run | plan | show | serve | report | scenes diff | gc``."""
 
 from __future__ import annotations
 
@@ -213,6 +213,38 @@ def show(
     from geostack_pipeline.commands.show import show_command
 
     _end(lambda: show_command(asset, partition, version, name, settings_file=settings, as_json=as_json))
+
+
+@app.command()
+def serve(
+    port: Annotated[int, typer.Option(help="Port of the STAC API on 127.0.0.1; 0: a free one.")] = 7822,
+    folder: Annotated[
+        Path | None, typer.Option(help="Where the catalog over all dates is written; else a temporary one.")
+    ] = None,
+    write_only: Annotated[
+        bool, typer.Option("--write-only", help="Write the static catalog to --folder and end.")
+    ] = False,
+    settings: SettingsFile = None,
+) -> None:
+    """Serve the published results of all dates as a STAC API until Ctrl-C."""
+    from geostack_pipeline.commands.serve import serve_command
+
+    _end(lambda: serve_command(port=port, folder=folder, write_only=write_only, settings_file=settings))
+
+
+@app.command()
+def report(
+    date: Annotated[str, typer.Argument(help="UTC date, YYYY-MM-DD.")],
+    out: Annotated[Path | None, typer.Option(help="Copy the page to this file.")] = None,
+    version: Annotated[
+        str | None, typer.Option(help="Stored version of `published`; the current one when not given.")
+    ] = None,
+    settings: SettingsFile = None,
+) -> None:
+    """Say where the page of a date lies: map, plumes, rates and provenance in one HTML file."""
+    from geostack_pipeline.commands.serve import report_command
+
+    _end(lambda: report_command(date, out=out, version=version, settings_file=settings))
 
 
 @scenes_app.command("diff")

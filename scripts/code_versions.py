@@ -51,6 +51,14 @@ SOURCES: dict[str, tuple[str, ...]] = {
         "data/ch4_sentinel2.csv",
     ),
     "plumes": ("stages/plumes.py", "methane/plume_table.py", "methane/rates.py", "methane/wind.py"),
+    "published": (
+        "stages/published.py",
+        "stages/lineage.py",
+        "publish/*.py",
+        "!publish/figures.py",
+        "!publish/swath_quicklook.py",
+        "data/stac_schemas/*.json",
+    ),
 }
 """Stage -> files whose change can change its results; ``!`` takes files out again."""
 

@@ -94,7 +94,7 @@ def test_root_options_come_from_the_environment(monkeypatch: pytest.MonkeyPatch)
         settings.resolved_root_options()
 
 
-@pytest.mark.parametrize("name", ["plumes", "workspace", "io_manager"])
+@pytest.mark.parametrize("name", ["plumes", "published", "workspace", "wind", "io_manager"])
 def test_a_provider_cannot_take_a_name_of_the_graph(name: str) -> None:
     with pytest.raises(SettingsError, match="is taken by a part of the graph"):
         parse_settings({"providers": {name: {"kind": "earth_search"}}})

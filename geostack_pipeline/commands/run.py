@@ -17,8 +17,8 @@ from geostack_pipeline.orchestration.build import build_definitions
 from geostack_pipeline.orchestration.instance import shared_instance
 from geostack_pipeline.orchestration.launch import Launcher, LaunchReport
 from geostack_pipeline.settings import SETTINGS_VARIABLE, Settings, load_settings, settings_path
-from geostack_pipeline.stages import cube, plumes
-from geostack_pipeline.stages.plan import STAGES, Plan, day_range, stages_of
+from geostack_pipeline.stages import cube
+from geostack_pipeline.stages.plan import ACROSS, STAGES, Plan, day_range, stages_of
 from geostack_pipeline.stages.progress import Event, listening
 from geostack_pipeline.stages.workspace import Workspace, asset_name, open_workspace, parse_day
 
@@ -44,7 +44,7 @@ def run_range(
     stages = stages_of(catalog.product, until)
     defs = build_definitions(settings, file)
     if until is None and catalog.product.methane:
-        stages = (*stages, plumes.NAME)
+        stages = (*stages, *ACROSS)
     with shared_instance() as instance, _progress(provider, days, stages, quiet=quiet) as on_plan:
         report = Launcher(defs, instance, ws, catalog).run(
             days, until=until, refresh=refresh, on_plan=on_plan

@@ -22,6 +22,7 @@ from geostack_pipeline.methane.masking import Quality
 from geostack_pipeline.methane.mass import integrated_mass
 from geostack_pipeline.methane.outline import Georeference, georeference, outline
 from geostack_pipeline.methane.plume_table import plume_rows
+from geostack_pipeline.methane.rates import instrument_of
 
 SOURCE_METHOD = "largest smoothed enhancement"
 """The wind is unknown here, so the most upwind pixel is too."""
@@ -121,7 +122,7 @@ def _row(
     return {
         "plume_id": _plume_id(area, str(time.astype("datetime64[s]")), longitude, latitude, provider),
         "provider": provider,
-        "instrument": str(step.attrs.get("instrument", "sentinel-2")),
+        "instrument": instrument_of(str(step.attrs.get("instrument", ""))),
         "area": area,
         "time": time.item(),
         "method": method,

@@ -35,6 +35,13 @@ EFFECTIVE_WIND: Mapping[str, EffectiveWind] = {
     "sentinel-2": EffectiveWind(slope=0.33, offset_m_s=0.45, origin="marss2l"),
 }
 """Instrument -> fit."""
+
+
+def instrument_of(text: str) -> str:
+    """Return the key in `EFFECTIVE_WIND` that a description of an instrument begins with, else the description."""
+    return next((key for key in EFFECTIVE_WIND if text.casefold().startswith(key)), text)
+
+
 CALIBRATION_SIGMA = 0.12
 """Relative 1-sigma of the fit itself: 5 to 12 % by the simulations of Varon et al. 2018; the upper end is taken."""
 RELATIVE_WIND_SIGMA = 0.5

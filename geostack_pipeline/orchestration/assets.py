@@ -1,4 +1,4 @@
-"""The asset graph: up to five assets per provider and the plumes over all of them, one partition per UTC date.
+"""The asset graph: up to five assets per provider, the plumes over all of them and their publication, by UTC date.
 
 Annotations are evaluated in this module: Dagster reads the config type of a body from the object, not from a string.
 """
@@ -17,7 +17,7 @@ from geostack_pipeline.orchestration.io_managers import ALLOW_MISSING
 from geostack_pipeline.orchestration.metadata import day_metadata
 from geostack_pipeline.orchestration.recording import DayResult, input_tags, record_days
 from geostack_pipeline.providers.contract import Product, Provider
-from geostack_pipeline.stages import cube, granules, methane, methane_swath, plumes, scenes, selected
+from geostack_pipeline.stages import cube, granules, methane, methane_swath, plumes, published, scenes, selected
 from geostack_pipeline.stages.plan import stages_of
 from geostack_pipeline.stages.progress import Event, Status, emit
 from geostack_pipeline.stages.workspace import Outcome, Workspace, asset_name, require
@@ -143,6 +143,22 @@ _PLUMES = _Stage(
         "rates_or_reasons": "Every plume has an emission rate, or the reason why it has none.",
         "one_row_per_plume": "No two rows are candidates of one pass with outlines that meet.",
         "members_accounted_for": "Every candidate of every provider is a member of exactly one plume.",
+    },
+)
+
+_PUBLISHED = _Stage(
+    name=published.NAME,
+    io_manager="tables",
+    kinds=frozenset({"stac", "cog", "zarr"}),
+    code_version=published.CODE_VERSION,
+    description="The results of this date as a static STAC catalog: enhancement fields as COG and Zarr, plumes as "
+    "GeoParquet and GeoJSON, every item with links to the items and stored versions that it was made from, and one page "
+    "to read. `geostack serve` serves all dates as a STAC API.",
+    checks={
+        "stac_valid": "Catalog, collections and items are valid by the schemas of STAC 1.1 and its extensions.",
+        "assets_present": "Every asset of every item is a file of the version.",
+        "every_plume_published": "There is one item per plume.",
+        "sources_named": "Every item names the catalog items that it was made from.",
     },
 )
 
@@ -306,6 +322,16 @@ def plumes_asset(providers: Sequence[str], days: dg.DailyPartitionsDefinition) -
         yield from _run(context, "", _PLUMES, config, one)
 
     return _decorate("", days, _PLUMES, {}, deps)(body)  # type: ignore[no-any-return]
+
+
+def published_asset(providers: Sequence[str], days: dg.DailyPartitionsDefinition) -> dg.AssetsDefinition:
+    """Return the asset that publishes the plumes, and the methane of these providers."""
+    deps = [dg.AssetKey([plumes.NAME]), *(dg.AssetKey([key, methane.NAME]) for key in providers)]
+
+    def body(context: dg.AssetExecutionContext, config: StageConfig) -> Iterator[Any]:
+        yield from _run(context, "", _PUBLISHED, config, published.build)
+
+    return _decorate("", days, _PUBLISHED, {}, deps)(body)  # type: ignore[no-any-return]
 
 
 def _provider(context: dg.AssetExecutionContext, key: str) -> Provider:

@@ -6,7 +6,7 @@ import warnings
 
 import dagster as dg
 
-from geostack_pipeline.orchestration.assets import partitions, plumes_asset, provider_assets
+from geostack_pipeline.orchestration.assets import partitions, plumes_asset, provider_assets, published_asset
 from geostack_pipeline.orchestration.io_managers import TableIOManager, TreeIOManager
 from geostack_pipeline.orchestration.jobs import provider_job, provider_schedule
 from geostack_pipeline.orchestration.resources import WindResource, WorkspaceResource, provider_resource
@@ -32,7 +32,7 @@ def build_definitions(settings: Settings, settings_file: str = "") -> dg.Definit
         assets = [asset for key in keys for asset in provider_assets(key, days, products[key])]
         detecting = [key for key in keys if products[key].methane]
         if detecting:
-            assets.append(plumes_asset(detecting, days))
+            assets += [plumes_asset(detecting, days), published_asset(detecting, days)]
     return dg.Definitions(
         assets=assets,
         jobs=list(jobs.values()),

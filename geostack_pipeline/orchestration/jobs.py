@@ -10,20 +10,19 @@ import dagster as dg
 from geostack_pipeline.errors import SettingsError
 from geostack_pipeline.providers.contract import Product
 from geostack_pipeline.settings import Settings
-from geostack_pipeline.stages import plumes
-from geostack_pipeline.stages.plan import stages_of
+from geostack_pipeline.stages.plan import ACROSS, stages_of
 
 
 def provider_job(key: str, product: Product) -> dg.UnresolvedAssetJobDefinition:
     """Return the job that brings dates of a provider from the catalog to the last of its stages."""
     keys = [[key, stage] for stage in stages_of(product)]
     if product.methane:
-        keys.append([plumes.NAME])
+        keys += [[stage] for stage in ACROSS]
     return dg.define_asset_job(
         name=f"{key}_daily",
         selection=dg.AssetSelection.assets(*keys),
         description=f"{key}: scene list, selection, cached bytes, cube"
-        f"{', methane map and the plumes over all providers' if product.methane else ''} of the chosen dates.",
+        f"{', methane map, the plumes over all providers and what is published of them' if product.methane else ''} of the chosen dates.",
         tags={"geostack/provider": key},
         executor_def=dg.in_process_executor,
     )

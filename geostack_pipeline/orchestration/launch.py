@@ -11,8 +11,7 @@ from dagster import DagsterInstance
 
 from geostack_pipeline.orchestration.assets import StageConfig
 from geostack_pipeline.providers.contract import Provider
-from geostack_pipeline.stages import plumes
-from geostack_pipeline.stages.plan import STAGES, Plan, contiguous, make_plan, stages_of
+from geostack_pipeline.stages.plan import ACROSS, STAGES, Plan, contiguous, make_plan, stages_of
 from geostack_pipeline.stages.progress import Event, listening
 from geostack_pipeline.stages.workspace import Workspace
 
@@ -70,8 +69,8 @@ class Launcher:
         failed: dict[str, str] = {}
         chain = stages_of(self._provider.product, until)
         if until is None and self._provider.product.methane:
-            chain = (*chain, plumes.NAME)
-        built: dict[str, set[str]] = {stage: set() for stage in (*STAGES, plumes.NAME)}
+            chain = (*chain, *ACROSS)
+        built: dict[str, set[str]] = {stage: set() for stage in (*STAGES, *ACROSS)}
         stats: dict[str, float] = {}
         run_ids: list[str] = []
 
@@ -145,7 +144,7 @@ class Launcher:
 
     def _path(self, stage: str) -> list[str]:
         """Return the parts of the key of a stage's asset."""
-        return [stage] if stage == plumes.NAME else [self._provider.key, stage]
+        return [stage] if stage in ACROSS else [self._provider.key, stage]
 
     def _config(self, stages: Sequence[str], *, refresh: bool) -> dict[str, Any]:
         config = StageConfig(refresh=refresh, pins=dict(self._ws.pins)).model_dump()

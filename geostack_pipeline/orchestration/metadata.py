@@ -13,7 +13,7 @@ import dagster as dg
 import polars as pl
 from PIL import Image
 
-from geostack_pipeline.stages import cube, methane
+from geostack_pipeline.stages import cube, methane, published
 from geostack_pipeline.stages.columns import first_columns
 from geostack_pipeline.stages.workspace import Outcome
 from geostack_pipeline.storage.snapshot import Snapshot
@@ -49,7 +49,15 @@ def day_metadata(stage: str, outcome: Outcome) -> dict[str, Any]:
     picture = _picture(snapshot)
     if picture is not None:
         entries["picture"] = dg.MetadataValue.md(f"![{stage} {snapshot.partition}]({data_uri(picture)})")
-    for key in ("rejected", "dropped", "skipped", "plumes", "members", "matched"):
+    if published.REPORT in snapshot.files:
+        # A browser opens no file from a page of a server: the path is there to be copied.
+        place = snapshot.local_path(published.REPORT)
+        entries["report"] = (
+            dg.MetadataValue.url(snapshot.url(published.REPORT))
+            if place is None
+            else dg.MetadataValue.path(str(place))
+        )
+    for key in ("rejected", "dropped", "skipped", "plumes", "members", "matched", "fields", "rates"):
         if isinstance(snapshot.meta.get(key), int):
             entries[key] = snapshot.meta[key]
     stores = outcome.stats.get("stores")
@@ -133,7 +141,11 @@ def _type(dtype: pl.DataType) -> str:
 
 
 def _picture(snapshot: Snapshot) -> bytes | None:
-    names = sorted(path for path in snapshot.files if path == "preview.png" or path.startswith("quicklook-"))
+    names = sorted(
+        path
+        for path in snapshot.files
+        if path == "preview.png" or path.startswith("quicklook-") or path.endswith("/quicklook.png")
+    )
     return thumbnail([snapshot.read(name) for name in names[:2]]) if names else None
 
 

@@ -18,6 +18,7 @@ COLUMNS: Mapping[str, tuple[str, ...]] = {
         "plume_id", "time", "source_longitude", "source_latitude", "ime_kg", "emission_rate_kg_h",
         "emission_rate_sigma_kg_h", "rate_missing_reason", "members", "providers",
     ),
+    "published": ("id", "collection", "datetime", "title"),
     "members": ("plume", "provider", "representative", "significance", "ime_kg", "version"),
 }  # fmt: skip
 """Table -> columns; a table that is not named here is shown as it is."""

@@ -10,12 +10,15 @@ from typing import Literal
 
 from geostack_pipeline.errors import SettingsError
 from geostack_pipeline.providers.contract import Product, Provider
-from geostack_pipeline.stages import cube, granules, methane, plumes, scenes, selected
+from geostack_pipeline.stages import cube, granules, methane, plumes, published, scenes, selected
 from geostack_pipeline.stages.workspace import Workspace, asset_name, parse_day
 from geostack_pipeline.storage.snapshot import Snapshot
 
 STAGES = ("scenes", "selected", "granules", "cube", "methane")
 """The stages in the order in which they depend on each other; a provider may have the first ones only."""
+
+ACROSS = (plumes.NAME, published.NAME)
+"""What is made over all providers, in order, after the methane of one of them."""
 
 Action = Literal["fresh", "ask", "build", "follow"]
 
@@ -113,7 +116,7 @@ def make_plan(
     """Compare the stored versions of dates with those that their inputs lead to.
 
     Args:
-        until: Last stage that is wanted; None takes the provider's last one and the plumes of all providers.
+        until: Last stage that is wanted; None takes the provider's last one and what is made over all providers.
         refresh: Treat every scene list as due.
         frozen: Dates whose stored list is taken as it is, because it was asked just now.
     """
@@ -127,7 +130,8 @@ def make_plan(
             cubes.moving.add(day)
         steps += chain
         if until is None and provider.product.methane:
-            steps.append(_plumes(ws, day, chain[-1]))
+            counted = _plumes(ws, day, chain[-1])
+            steps += [counted, _published(ws, day, counted)]
     return Plan(provider=provider.key, steps=tuple(steps))
 
 
@@ -203,6 +207,21 @@ def _plumes(ws: Workspace, day: str, before: Step) -> Step:
     else:
         reason = "the methane of a provider, or the wind, changed"
     return Step(stage=plumes.NAME, day=day, action="build", reason=reason)
+
+
+def _published(ws: Workspace, day: str, before: Step) -> Step:
+    """Return the step of what is published of a date, after its plumes."""
+    if before.action != "fresh":
+        return Step(stage=published.NAME, day=day, action="follow", reason="the plumes are to be counted")
+    counted = ws.stored(plumes.NAME, day)
+    stored = ws.stored(published.NAME, day)
+    if stored is None or counted is None:
+        reason = "never published"
+    elif stored.version == published.target(counted):
+        return Step(stage=published.NAME, day=day, action="fresh", reason="up to date")
+    else:
+        reason = "the plumes, or the code, changed"
+    return Step(stage=published.NAME, day=day, action="build", reason=reason)
 
 
 def _difference(

@@ -106,7 +106,9 @@ class Outcome:
     """Facts of this run that are no part of the version: requests, bytes moved, seconds."""
 
 
-BLOCKING = frozenset({"scene_list_schema", "scene_list_count", "cache_integrity"})
+BLOCKING = frozenset(
+    {"scene_list_schema", "scene_list_count", "cache_integrity", "stac_valid", "assets_present"}
+)
 """Checks of integrity: a date that fails one is a failed date, and its version is never shown; the others only warn."""
 
 

@@ -135,11 +135,16 @@ class Attempt:
         self._require_open()
         return ZarrStore(self.root.prefixed(f"{self._prefix}/{check_file(path)}"))
 
-    def reference(self, snapshot: Snapshot, prefix: str) -> int:
+    def reference(self, snapshot: Snapshot, prefix: str, *, to: str | None = None) -> int:
         """Take over the files at or below a path of another complete version; returns how many.
 
         No byte passes through this process: hard links on a local disk, server-side copies elsewhere.
         The copies belong to this version, so ``gc`` may remove the other one.
+
+        Args:
+            snapshot: The other version, of the same root.
+            prefix: File or folder there.
+            to: Its path here; None keeps the path.
 
         Raises:
             SettingsError: The other version lies in another root, or has nothing there.
@@ -161,11 +166,16 @@ class Attempt:
                 subject=f"{snapshot.asset} {snapshot.partition} {snapshot.version}",
                 action="reference a path that the version has",
             )
+        target_prefix = prefix if to is None else check_file(to.rstrip("/"))
+
+        def renamed(path: str) -> str:
+            return target_prefix + path[len(prefix) :]
+
         # A link or a plain copy keeps the ETag, by which commit knows the bytes were not replaced since.
         e_tags = {meta["path"]: meta["e_tag"] for meta in self.root.objects(snapshot.key())}
 
         def copy(path: str) -> None:
-            source, target = snapshot.key(path), f"{self._prefix}/{path}"
+            source, target = snapshot.key(path), f"{self._prefix}/{renamed(path)}"
             with storage_errors(self._describe(path), "referencing"):
                 try:
                     obstore.copy(self.root.store, source, target)
@@ -179,7 +189,7 @@ class Attempt:
 
         in_threads(copy, paths, serial_below=64 if self.root.path is not None else 2)
         for path in paths:
-            self._referenced[path] = (e_tags.get(snapshot.key(path)), snapshot.files[path])
+            self._referenced[renamed(path)] = (e_tags.get(snapshot.key(path)), snapshot.files[path])
         return len(paths)
 
     def commit(

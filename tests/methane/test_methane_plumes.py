@@ -76,6 +76,7 @@ def test_a_row_tells_its_whole_story(found):
     row = table.to_pylist()[0]
     assert re.fullmatch(r"korpezhe-20240601T072131-38\.\d{5}N-5\d\.\d{5}E-earth_search", row["plume_id"])
     assert row["emission_rate_kg_h"] is None
+    assert row["instrument"] == "sentinel-2"
     assert row["rate_missing_reason"] == "given in the asset plumes"
     assert (row["method"], row["maturity"]) == ("mbmp", "screening")
     assert row["item_ids"] == ["S2A_39SYC_20240601_0_L2A"]

@@ -224,7 +224,7 @@ def test_a_changed_setting_touches_only_what_depends_on_it(
     other.write_text(yaml.safe_dump(raw), encoding="utf-8")
     ws = open_workspace(load_settings(other))
     plan = make_plan(ws, load_settings(other).build_provider("earth_search"), report.days)
-    assert {step.stage for step in plan.pending()} == {"methane", "plumes"}
+    assert {step.stage for step in plan.pending()} == {"methane", "plumes", "published"}
 
 
 def test_a_new_area_adds_nodes_and_takes_the_others_over(

@@ -118,6 +118,7 @@ def test_an_offline_plan_asks_nobody(sandbox_settings: Callable[..., Path], smal
         "cube": "follow",
         "methane": "follow",
         "plumes": "follow",
+        "published": "follow",
     }
 
 

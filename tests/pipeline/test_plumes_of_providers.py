@@ -116,7 +116,7 @@ def test_the_run_of_a_provider_brings_lost_plumes_back_and_computes_nothing_else
     assert {
         step.stage
         for step in make_plan(other.ws, other.settings.build_provider("earth_search"), DAYS).pending()
-    } == {"plumes"}
+    } == {"plumes", "published"}
     report = other.launch("earth_search")
     assert (report.failed, report.built["methane"], report.built["plumes"]) == ({}, (), ())
     assert set(other.rows()["members"]) == {1}

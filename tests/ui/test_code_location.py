@@ -28,6 +28,7 @@ from geostack_pipeline.orchestration.instance import shared_instance
 from geostack_pipeline.settings import parse_settings
 
 STAGES = ("scenes", "selected", "granules", "cube", "methane")
+ACROSS = ("plumes", "published")
 KINDS = {
     "scenes": {"stac", "parquet"},
     "selected": {"duckdb", "parquet"},
@@ -35,6 +36,7 @@ KINDS = {
     "cube": {"zarr", "xarray"},
     "methane": {"jax", "zarr"},
     "plumes": {"parquet", "geospatial"},
+    "published": {"stac", "cog", "zarr"},
 }
 CHECKS = {
     "scenes": {"scene_list_schema", "scene_list_count"},
@@ -42,7 +44,8 @@ CHECKS = {
     "granules": {"cache_integrity", "assets_complete"},
     "cube": {"valid_fraction", "physical_range"},
     "methane": {"enhancement_range", "reference_found"},
-    "plumes": {"one_row_per_plume", "members_accounted_for"},
+    "plumes": {"rates_or_reasons", "one_row_per_plume", "members_accounted_for"},
+    "published": {"stac_valid", "assets_present", "every_plume_published", "sources_named"},
 }
 SECRET = "hunter2-of-the-object-store"
 SELECTOR = {"repositoryLocationName": "geostack_pipeline", "repositoryName": "__repository__"}
@@ -128,7 +131,7 @@ def test_workspace_yaml_is_what_loads(repository: dict[str, Any]) -> None:
     assert repository["location"]["name"] == "geostack_pipeline"
     assert {tuple(node["assetKey"]["path"]) for node in repository["assetNodes"]} == {
         *(("earth_search", stage) for stage in STAGES),
-        ("plumes",),
+        *((stage,) for stage in ACROSS),
     }
     named = [job for job in repository["jobs"] if not job["name"].startswith("__")]
     assert [job["name"] for job in named] == ["earth_search_daily"]
@@ -147,14 +150,14 @@ def test_workspace_yaml_is_what_loads(repository: dict[str, Any]) -> None:
     }
 
 
-@pytest.mark.parametrize("stage", [*STAGES, "plumes"])
+@pytest.mark.parametrize("stage", [*STAGES, *ACROSS])
 def test_an_asset_says_what_it_is(stage: str, nodes: dict[str, dict[str, Any]]) -> None:
     node = nodes[stage]
     assert set(node["kinds"]) == KINDS[stage]
     assert node["owners"] == [{"team": "earth-observation"}]
     assert len(node["description"]) > 60
     provider = {"key": "geostack/provider", "value": "earth_search"}
-    assert (provider in node["tags"]) == (stage != "plumes")
+    assert (provider in node["tags"]) == (stage not in ACROSS)
     assert node["backfillPolicy"]["policyType"] == "SINGLE_RUN"
     assert (
         node["partitionDefinition"]["description"]
@@ -173,6 +176,10 @@ def test_a_stage_depends_on_the_one_before_date_by_date(nodes: dict[str, dict[st
     for before, stage in itertools.pairwise([*STAGES, "plumes"]):
         (dependency,) = nodes[stage]["dependencies"]
         assert dependency["asset"]["assetKey"]["path"] == ["earth_search", before]
+    before_publication = {
+        tuple(one["asset"]["assetKey"]["path"]) for one in nodes["published"]["dependencies"]
+    }
+    assert before_publication == {("plumes",), ("earth_search", "methane")}
     # A mapping with an offset would make a backfill of one date launch the dates after it as well.
     for node in nodes.values():
         for dependency in node["dependencies"]:
@@ -181,15 +188,19 @@ def test_a_stage_depends_on_the_one_before_date_by_date(nodes: dict[str, dict[st
 
 def test_every_group_holds_assets_of_the_graph(nodes: dict[str, dict[str, Any]]) -> None:
     assert {stage: node["groupName"] for stage, node in nodes.items()} == {
-        stage: stage for stage in [*STAGES, "plumes"]
+        stage: stage for stage in [*STAGES, *ACROSS]
     }
 
 
 def test_no_secret_is_shown(repository: dict[str, Any]) -> None:
     resources = {resource["name"]: resource for resource in repository["allTopLevelResourceDetails"]}
-    assert {"workspace", "tables", "trees", "earth_search"} <= set(resources)
+    assert {"workspace", "wind", "tables", "trees", "earth_search"} <= set(resources)
     for resource in resources.values():
-        assert {entry["key"] for entry in resource["configuredValues"]} <= {"settings_file", "provider_key"}
+        assert {entry["key"] for entry in resource["configuredValues"]} <= {
+            "settings_file",
+            "provider_key",
+            "source",
+        }
     shown = json.dumps(repository)
     assert SECRET not in shown
     assert "GEOSTACK_TEST_SECRET" not in shown
