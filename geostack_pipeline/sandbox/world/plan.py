@@ -35,6 +35,28 @@ class TilePlan:
 
 
 @dataclass(frozen=True, kw_only=True)
+class SurfaceMix:
+    """What lies on the ground of a site besides desert, roads, pads and fields."""
+
+    salt: float = -2.4
+    """How common salt flats are against sand: logarithm of their weight."""
+    clay: float = -1.0
+    carbonate: float = 0.0
+    """Share of the ground under outcrops of carbonate rock."""
+    magnesium: float = 0.0
+    """Share of the ground under outcrops of serpentine and the like."""
+    tar: float = 0.0
+    """Share of the ground soaked with oil."""
+    solar: int = 0
+    """Number of solar parks."""
+    plastic: int = 0
+    """Number of greenhouses."""
+    water: int = 0
+    """Number of ponds."""
+    flares: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
 class SitePlan:
     """A place of interest and the tiles that show it."""
 
@@ -48,6 +70,7 @@ class SitePlan:
     block_pixels: int
     """Edge of the internal tiles of the rasters."""
     tiles: tuple[TilePlan, ...]
+    mix: SurfaceMix = SurfaceMix()
 
 
 @dataclass(frozen=True, kw_only=True)
