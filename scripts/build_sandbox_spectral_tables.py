@@ -99,8 +99,12 @@ def light_rows(folder: Path) -> list[list[float]]:
     vapour = np.maximum(depth - max(share, 0.0) * methane, 0.0)
     window = 41
     lowest = np.array([vapour[max(0, i - window) : i + window + 1].min() for i in range(len(vapour))])
-    vapour -= np.convolve(np.pad(lowest, window, mode="edge"), np.ones(2 * window + 1) / (2 * window + 1), "valid")
-    return [[row[0], row[2], max(float(extra), 0.0), *row[3:]] for row, extra in zip(rows, vapour, strict=True)]
+    vapour -= np.convolve(
+        np.pad(lowest, window, mode="edge"), np.ones(2 * window + 1) / (2 * window + 1), "valid"
+    )
+    return [
+        [row[0], row[2], max(float(extra), 0.0), *row[3:]] for row, extra in zip(rows, vapour, strict=True)
+    ]
 
 
 def main() -> None:
@@ -152,7 +156,9 @@ def main() -> None:
         "# Made by scripts/build_sandbox_spectral_tables.py; sources in sandbox_spectrometers.LICENSE.",
         ",".join(["wavelength", "air", "vapour", *depth_names]),
         *(
-            ",".join([f"{row[0]:.0f}", *(f"{value:.5f}" for value in row[1:3]), *(f"{v:.6f}" for v in row[3:])])
+            ",".join(
+                [f"{row[0]:.0f}", *(f"{value:.5f}" for value in row[1:3]), *(f"{v:.6f}" for v in row[3:])]
+            )
             for row in light_rows(source)
         ),
     ]

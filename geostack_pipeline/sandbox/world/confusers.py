@@ -100,7 +100,7 @@ class Confusers:
         reach = 0.48 * self._span_m
         for _ in range(count):
             x, y = rng.uniform(-reach, reach, 2)
-            half_x, half_y = np.exp(rng.uniform(*np.log(sizes), 2))
+            half_x, half_y = np.exp(rng.uniform(np.log(sizes[0]), np.log(sizes[1]), 2))
             share = np.float32(_OPAQUE[name] * rng.uniform(0.8, 1.0))
             rows = np.flatnonzero(np.abs(north - y) <= half_y)
             columns = np.flatnonzero(np.abs(east - x) <= half_x)
@@ -108,7 +108,9 @@ class Confusers:
                 continue
             part = cover[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
             if name == "water":
-                inside = ((north[rows, None] - y) / half_y) ** 2 + ((east[None, columns] - x) / half_x) ** 2 <= 1.0
+                inside = ((north[rows, None] - y) / half_y) ** 2 + (
+                    (east[None, columns] - x) / half_x
+                ) ** 2 <= 1.0
                 np.maximum(part, inside * share, out=part)
             else:
                 np.maximum(part, share, out=part)

@@ -90,7 +90,8 @@ def ground_grid(site: SitePlan) -> Grid:
         x, y = project(tile.epsg, epsg, [west, west, east, east], [south, north, south, north])
         corners.append((x.min(), y.min(), x.max(), y.max()))
     box = np.array(corners)
-    margin = 400.0
+    # Swaths of spectrometers lie aslant on the tiles and reach beyond them.
+    margin = 1200.0
     west = np.floor((box[:, 0].min() - margin) / 20.0) * 20.0
     south = np.floor((box[:, 1].min() - margin) / 20.0) * 20.0
     width = int(np.ceil((box[:, 2].max() + margin - west) / 20.0)) * 2

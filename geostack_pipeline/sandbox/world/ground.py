@@ -85,9 +85,9 @@ class Ground:
         brightness += 0.05 * dunes
         reflectance = {}
         for index, band in enumerate(BANDS):
-            mixed = sum(
-                np.float32(_MATERIALS[name][index]) * share for name, share in shares.items()
-            ) + sum(np.float32(in_sentinel2(name)[band]) * share for name, share in found.items())
+            mixed = sum(np.float32(_MATERIALS[name][index]) * share for name, share in shares.items()) + sum(
+                np.float32(in_sentinel2(name)[band]) * share for name, share in found.items()
+            )
             # Slopes of dunes and the tint of soils change the colour a little, most in the short waves.
             slope = np.float32((1.2, 0.8, 0.4, 0.0, -0.35, -0.6)[index])
             values = np.asarray(mixed * brightness * (1.0 + slope * (tint + 0.006 * dunes)), np.float32)

@@ -44,38 +44,47 @@ class Light:
         depth = -np.log(self.bands.air) + shift_nm[:, None] * self.air_slope
         return np.asarray(np.exp(-depth * (air_mass / TABLE_AIR_MASS_FACTOR)))
 
-    def humid(self, excess: Floats, air_mass: float, shift_nm: npt.NDArray[np.float64]) -> Floats:
-        """Return the factor on the light of an ``excess`` of water vapour over the table's (relative, (lines, columns)).
+    def moisten(
+        self, values: Floats, excess: Floats, air_mass: float, shift_nm: npt.NDArray[np.float64]
+    ) -> None:
+        """Dim ``values`` (lines, columns, bands) in place by water vapour beyond the table's: ``excess``, relative."""
+        dimmed = np.flatnonzero(self.vapour > 1e-6)
+        depth = self.vapour[dimmed] + shift_nm[:, None] * self.vapour_slope[dimmed]
+        depth *= air_mass / TABLE_AIR_MASS_FACTOR
+        values[..., dimmed] *= np.exp(-excess[..., None] * depth.astype(np.float32))
 
-        Shape (lines, columns, bands), float32.
-        """
-        depth = (self.vapour + shift_nm[:, None] * self.vapour_slope) * (air_mass / TABLE_AIR_MASS_FACTOR)
-        return np.exp(-excess[..., None] * depth.astype(np.float32))
-
-    def methane(
-        self, column_ppm_m: Floats, air_mass: float, shift_nm: npt.NDArray[np.float64], *, overlap: float
-    ) -> Floats:
-        """Return the share of light that passes added methane, (lines, columns, bands), float32.
+    def absorb(
+        self,
+        values: Floats,
+        column_ppm_m: Floats,
+        air_mass: float,
+        shift_nm: npt.NDArray[np.float64],
+        *,
+        overlap: float,
+    ) -> None:
+        """Dim ``values`` (lines, columns, bands) in place by added methane.
 
         Args:
+            values: Radiance or reflectance.
             column_ppm_m: Vertical column above the background, ppm m, (lines, columns).
             air_mass: Light path in vertical columns.
             shift_nm: Shift of the band centres of each column, nm.
             overlap: Factor on the optical depth: pressure and temperature of the plume are not those of the table.
         """
-        out = np.ones((*column_ppm_m.shape, len(self.vapour)), np.float32)
-        slant = np.asarray(column_ppm_m, np.float64) * (air_mass / TABLE_AIR_MASS_FACTOR)
-        inside = slant > 0.0
+        inside = column_ppm_m > 0.0
         if not inside.any():
-            return out
+            return
+        slant = column_ppm_m[inside].astype(np.float64) * (air_mass / TABLE_AIR_MASS_FACTOR)
         # Beyond the table the depth keeps its share per ppm m of the table's end.
-        held = np.minimum(slant[inside], NODES_PPM_M[-1])
-        both = np.concatenate([self.bands.depth, self.methane_slope])
-        values = PchipInterpolator(NODES_PPM_M, both, axis=1)(held) * (slant[inside] / held)
-        depth, slope = values[: len(self.vapour)], values[len(self.vapour) :]
+        held = np.minimum(slant, NODES_PPM_M[-1])
+        dimmed = np.flatnonzero(self.bands.depth[:, -1] > 0.0)
+        both = np.concatenate([self.bands.depth[dimmed], self.methane_slope[dimmed]])
+        depths = PchipInterpolator(NODES_PPM_M, both, axis=1)(held) * (slant / held)
+        depth, slope = depths[: len(dimmed)], depths[len(dimmed) :]
         shift = np.broadcast_to(shift_nm, inside.shape)[inside]
-        out[inside] = np.exp(-overlap * (depth + slope * shift)).T.astype(np.float32)
-        return out
+        passed = np.ones((len(slant), len(self.vapour)), np.float32)
+        passed[:, dimmed] = np.exp(-overlap * (depth + slope * shift)).T
+        values[inside] *= passed
 
 
 @lru_cache(maxsize=1)
@@ -101,8 +110,8 @@ def light_in(bands: Bands) -> Light:
         weight = np.exp(-0.5 * ((nm[None, :] - (bands.wavelength + shift)[:, None]) / sigma[:, None]) ** 2)
         weight /= np.maximum(weight.sum(axis=1, keepdims=True), 1e-300)
         signal = weight @ ingredients
-        parts = [signal[:, :1], signal[:, 1:] / signal[:, :1], weight @ vapour]
-        return -np.log(np.maximum(np.concatenate(parts, axis=1), 1e-12))
+        parts = [signal[:, :1], signal[:, 1:] / np.maximum(signal[:, :1], 1e-12), weight @ vapour]
+        return np.asarray(-np.log(np.maximum(np.concatenate(parts, axis=1), 1e-12)))
 
     here, lower, upper = depths(0.0), depths(-_STEP_NM), depths(_STEP_NM)
     slope = np.where(covered[:, None], (upper - lower) / (2.0 * _STEP_NM), 0.0)

@@ -79,7 +79,7 @@ class Granule:
     @property
     def good(self) -> npt.NDArray[np.bool_]:
         """Pixels without any flag."""
-        return ~np.logical_or.reduce(list(self.masks.values()))
+        return np.asarray(~np.logical_or.reduce(list(self.masks.values())))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -30,7 +30,11 @@ def unit_absorption(bands: Bands, air_mass: float) -> npt.NDArray[np.float64]:
 
 
 def enhancement(
-    radiance: Floats, good: npt.NDArray[np.bool_], bands: Bands, air_mass: float, noise: npt.NDArray[np.float64]
+    radiance: Floats,
+    good: npt.NDArray[np.bool_],
+    bands: Bands,
+    air_mass: float,
+    noise: npt.NDArray[np.float64],
 ) -> Mapping[str, Floats]:
     """Return ``CH4ENH`` and ``CH4UNCERT`` (ppm m) and ``CH4SENS`` (1), each (lines, samples), NaN where not good.
 

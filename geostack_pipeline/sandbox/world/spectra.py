@@ -117,16 +117,24 @@ def surface(
     out: Floats = np.moveaxis(curves, 0, -1).astype(np.float32)
     clay = np.clip(0.7 * (0.93 - b12 / np.maximum(b11, 0.02)), 0.0, 0.18) * (1.0 - vegetated)
 
-    def dip(centre: float, half_width: float) -> Floats:
-        return np.asarray(np.exp(-(((wavelength - centre) / half_width) ** 2)), np.float32)
+    def dim(share: Floats, *dips: tuple[float, float, float]) -> None:
+        """Multiply with ``1 - share * sum of depth * dip`` of (centre, half width, depth), where it matters."""
+        shape = sum(depth * np.exp(-(((wavelength - at) / half) ** 2)) for at, half, depth in dips)
+        near = np.flatnonzero(shape > 1e-5)
+        if len(near):
+            part = slice(int(near[0]), int(near[-1]) + 1)
+            out[..., part] *= 1.0 - share[..., None] * np.asarray(shape, np.float32)[part]
 
-    out *= 1.0 - clay[..., None] * (dip(2206.0, 17.0) + 0.35 * dip(2166.0, 12.0))
-    out *= 1.0 - 0.10 * np.clip(carbonate, 0.0, 1.0)[..., None] * dip(2337.0, 21.0)
+    dim(clay, (2206.0, 17.0, 1.0), (2166.0, 12.0, 0.35))
+    dim(np.clip(carbonate, 0.0, 1.0), (2337.0, 21.0, 0.10))
     # The edge of chlorophyll lies between two of Sentinel-2's bands.
-    out *= 1.0 - 0.25 * vegetated[..., None] * dip(690.0, 22.0)
+    dim(vegetated, (690.0, 22.0, 0.25))
     for name, share in (covers or {}).items():
-        if share.any():
-            out -= share[..., None] * absorbed(name, wavelength)
+        taken = absorbed(name, wavelength)
+        near = np.flatnonzero(taken > 1e-5)
+        if len(near) and share.any():
+            part = slice(int(near[0]), int(near[-1]) + 1)
+            out[..., part] -= share[..., None] * taken[part]
     return np.maximum(out, np.float32(0.002))
 
 

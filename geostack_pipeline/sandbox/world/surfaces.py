@@ -65,7 +65,13 @@ MATERIALS: Mapping[str, Material] = {
     # Greenhouse film over soil.
     "plastic": Material(
         continuum={380: 0.40, 560: 0.52, 860: 0.58, 1250: 0.55, 1650: 0.50, 2200: 0.42, 2500: 0.34},
-        dips=((1730.0, 18.0, 0.25), (1210.0, 20.0, 0.10), (2310.0, 13.0, 0.30), (2352.0, 13.0, 0.26), (2378.0, 12.0, 0.17)),
+        dips=(
+            (1730.0, 18.0, 0.25),
+            (1210.0, 20.0, 0.10),
+            (2310.0, 13.0, 0.30),
+            (2352.0, 13.0, 0.26),
+            (2378.0, 12.0, 0.17),
+        ),
     ),
     # Dark cells below glass and a film of ethylene-vinyl acetate with its C-H bands, and the frames between.
     "solar": Material(

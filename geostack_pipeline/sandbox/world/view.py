@@ -15,9 +15,9 @@ import numpy.typing as npt
 from scipy.ndimage import shift as shifted
 
 from geostack_pipeline.sandbox.world import plume, sky
-from geostack_pipeline.sandbox.world.confusers import Confusers
 from geostack_pipeline.sandbox.world.detector import Detector, detector
-from geostack_pipeline.sandbox.world.grids import Floats, site_centre
+from geostack_pipeline.sandbox.world.flames import Flame, add, burning
+from geostack_pipeline.sandbox.world.grids import Floats
 from geostack_pipeline.sandbox.world.ground import Ground, TileGround
 from geostack_pipeline.sandbox.world.light import Light, light_in
 from geostack_pipeline.sandbox.world.noise import Field, generator
@@ -111,7 +111,9 @@ class View:
         rock = self._field(f"{self._site.name}/carbonate", (320.0, 640.0, 1280.0), 0.8)
         return surface(
             {
-                band: self.swath.sample(values, self._patch if values.shape[0] == self._patch.height else half)
+                band: self.swath.sample(
+                    values, self._patch if values.shape[0] == self._patch.height else half
+                )
                 for band, values in self._below.reflectance.items()
             },
             self.swath.sample(doubled(self._below.vegetated), self._patch),
@@ -125,7 +127,8 @@ class View:
         """Methane of each plume above the background, ppm m, (lines, samples)."""
         return tuple(
             self.swath.sample(
-                plume.enhancement(self._seed, self._site, self._patch, each, when=self._plumes_when), self._patch
+                plume.enhancement(self._seed, self._site, self._patch, each, when=self._plumes_when),
+                self._patch,
             )
             for each in self._plumes
         )
@@ -133,7 +136,7 @@ class View:
     @cached_property
     def column(self) -> Floats:
         """Methane of all plumes, ppm m, (lines, samples)."""
-        return sum(self.columns, np.zeros(self.shape, np.float32))
+        return np.asarray(sum(self.columns, np.zeros(self.shape, np.float32)))
 
     @cached_property
     def clouds(self) -> Floats:
@@ -142,7 +145,7 @@ class View:
             return np.zeros(self.shape, np.float32)
         height = self._field(f"{self._key}/cloud", (400.0, 1200.0))
         level = np.quantile(height, 1.0 - self._cloud_share)
-        return np.clip((height - level) / np.float32(0.35), 0.0, 1.0).astype(np.float32)
+        return np.asarray(np.clip((height - level) / np.float32(0.35), 0.0, 1.0), np.float32)
 
     @cached_property
     def shadows(self) -> Floats:
@@ -162,20 +165,9 @@ class View:
         return np.asarray(mean + 0.015 * eddies, np.float32)
 
     @cached_property
-    def flares(self) -> tuple[tuple[float, float, npt.NDArray[np.float64]], ...]:
-        """(line, sample, radiance times area in uW cm-2 sr-1 nm-1 m2 per band) of the flames that burn now."""
-        x, y = site_centre(self._site)
-        angle = np.radians(self.swath.heading_deg)
-        stream = generator(self._seed, self._key, "flares")
-        burning = []
-        for flare in Confusers(self._seed, self._site, self.ground.grid).flares:
-            flicker = float(np.exp(0.5 * stream.standard_normal()))
-            east, north = x + flare.east_m - self.swath.x, y + flare.north_m - self.swath.y
-            line = (east * np.sin(angle) + north * np.cos(angle)) / self.swath.pixel_m + (self.shape[0] - 1) / 2.0
-            sample = (east * np.cos(angle) - north * np.sin(angle)) / self.swath.pixel_m + (self.shape[1] - 1) / 2.0
-            if -0.5 < line < self.shape[0] - 0.5 and -0.5 < sample < self.shape[1] - 0.5:
-                burning.append((line, sample, flicker * flare.radiance(self.bands.wavelength)))
-        return tuple(burning)
+    def flames(self) -> tuple[Flame, ...]:
+        """Flares that burn now."""
+        return burning(self._seed, self._site, self.ground, self.swath, self._key, self.bands.wavelength)
 
     @cached_property
     def _light(self) -> Light:
@@ -195,11 +187,16 @@ class View:
         air = self._light.air(self.air_mass, self.detector.shift_nm)
         return np.asarray(self.bands.irradiance() * cosine / np.pi * air)
 
-    def seen(self) -> Floats:
-        """Return what ground and clouds reflect of the light that reaches the ground in clear air."""
+    def seen(self, *, humid: bool = True) -> Floats:
+        """Return what ground and clouds reflect of the light that reaches the ground in clear air.
+
+        ``humid``: with the water vapour of the day, which a ground segment takes out of its reflectance.
+        """
         light, shift = self._light, self.detector.shift_nm
-        values = self.surface * light.methane(self.column, self.air_mass, shift, overlap=OVERLAP)
-        values *= light.humid(self.vapour_excess, self.air_mass, shift)
+        values = self.surface.copy()
+        light.absorb(values, self.column, self.air_mass, shift, overlap=OVERLAP)
+        if humid:
+            light.moisten(values, self.vapour_excess, self.air_mass, shift)
         if self._cloud_share > 0.0:
             values *= 1.0 - np.float32(_SHADE) * self.shadows[..., None]
             # The light that clouds reflect has not gone through the air below them, nor through plumes.
@@ -213,14 +210,8 @@ class View:
         """Return the radiance at the sensor before it is measured, uW cm-2 sr-1 nm-1."""
         haze = 2.6 * (450.0 / self.bands.wavelength) ** 4
         values = self.seen() * self.white().astype(np.float32) + haze.astype(np.float32)
-        if self.flares:
-            up = self._light.air(self.air_mass / 2.0, self.detector.shift_nm)
-            for line, sample, shine in self.flares:
-                # The response of the optics spreads a point over the pixels around it.
-                for i in range(max(int(line) - 1, 0), min(int(line) + 3, self.shape[0])):
-                    for j in range(max(int(sample) - 1, 0), min(int(sample) + 3, self.shape[1])):
-                        share = np.exp(-0.5 * ((i - line) ** 2 + (j - sample) ** 2) / 0.45**2) / (2 * np.pi * 0.45**2)
-                        values[i, j] += (share / self.swath.pixel_m**2 * shine * up[j]).astype(np.float32)
+        up = self._light.air(self.air_mass / 2.0, self.detector.shift_nm)
+        add(values, self.flames, pixel_m=self.swath.pixel_m, factor=up)
         return np.asarray(values, np.float32)
 
     def radiance(self) -> Floats:
