@@ -132,8 +132,15 @@ def test_the_look_up_table_leads_to_the_pixel_that_lies_there(granules: list[Any
 def test_methane_maps_are_cogs_on_the_grid_of_the_look_up_table(granules: list[Any]) -> None:
     for granule in granules:
         with h5py.File(granule.files["RAD"]) as file:
-            seen = file["location/glt_x"][:] > 0
+            glt_x, glt_y = file["location/glt_x"][:], file["location/glt_y"][:]
             west, _, _, north, _, _ = file.attrs["geotransform"]
+            band = int(np.argmin(abs(file["sensor_band_parameters/wavelengths"][:] - 2389.0)))
+            flagged = file["radiance"][:, :, band] > 1.5
+        with h5py.File(granule.files["MASK"]) as file:
+            flagged |= (file["mask"][:, :, 0] > 0) | (file["mask"][:, :, 2] > 0)
+        # What is a cloud, water or a flare has no data.
+        used = glt_x > 0
+        used[used] = ~flagged[glt_y[used] - 1, glt_x[used] - 1]
         for key in ("CH4ENH", "CH4UNCERT", "CH4SENS"):
             with rasterio.open(granule.files[key]) as raster:
                 assert (raster.count, raster.dtypes[0], raster.nodata) == (1, "float32", -9999.0)
@@ -141,7 +148,7 @@ def test_methane_maps_are_cogs_on_the_grid_of_the_look_up_table(granules: list[A
                 assert raster.profile["tiled"]
                 assert raster.transform.a == pytest.approx(0.000542232520256367)
                 assert (raster.transform.c, raster.transform.f) == pytest.approx((west, north))
-                assert np.array_equal(raster.read_masks(1) > 0, seen)
+                assert np.array_equal(raster.read_masks(1) > 0, used)
 
 
 def test_the_enhancement_is_the_planted_column_with_the_stated_noise(granules: list[Any]) -> None:
