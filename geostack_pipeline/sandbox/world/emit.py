@@ -125,8 +125,8 @@ def passes(world: World) -> list[EmitPass]:
     """Return what EMIT sees of a world, by time."""
     sites = {site.name: site for site in world.plan.sites}
     full = world.plan.size == "full"
-    # A filter that works column by column needs some times as many lines as it has bands.
-    lines, samples = (192, 116) if full else (96, 64)
+    # A filter that works column by column needs at least twice as many lines as it has bands.
+    lines, samples = (192, 116) if full else (112, 64)
 
     def planned(
         site: str,

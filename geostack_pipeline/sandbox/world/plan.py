@@ -71,6 +71,8 @@ class SitePlan:
     """Edge of the internal tiles of the rasters."""
     tiles: tuple[TilePlan, ...]
     mix: SurfaceMix = SurfaceMix()
+    tile_shape: tuple[int, int] | None = None
+    """Rows and columns of the tiles in 10 m pixels where they are not squares of :attr:`tile_pixels`; both even."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,8 +22,10 @@ from scipy.ndimage import binary_dilation, gaussian_filter, label
 
 from geostack_pipeline.sandbox.world import sky
 from geostack_pipeline.sandbox.world.grids import Floats, site_centre
+from geostack_pipeline.sandbox.world.ground import Ground
 from geostack_pipeline.sandbox.world.noise import generator
 from geostack_pipeline.sandbox.world.plan import PassPlan, PlumePlan, SitePlan, SurfaceMix, TilePlan
+from geostack_pipeline.sandbox.world.render import SceneRenderer, halved
 from geostack_pipeline.sandbox.world.scene import PhysicalScene, scenes_of
 from geostack_pipeline.sandbox.world.simple_filter import enhancement
 from geostack_pipeline.sandbox.world.spectra import Bands, bands_of
@@ -83,6 +85,21 @@ class Granule:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Sentinel2Pair:
+    """The same scenario through Sentinel-2, on 20 m pixels."""
+
+    scene: PhysicalScene
+    """With the plumes; knows the sun, the view and the grid."""
+    b11: tuple[Floats, ...]
+    """Reflectance with and without the plumes."""
+    b12: tuple[Floats, ...]
+    column: Floats
+    """Truth: methane above the background, ppm m."""
+    columns: tuple[Floats, ...]
+    """The same of each plume."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Scenario:
     """A granule as it is planned; nothing is rendered yet."""
 
@@ -137,8 +154,9 @@ class Scenario:
             pixel_m=self.swath.pixel_m,
         )
 
-    def sentinel2(self, *, days_before: int | None = None) -> PhysicalScene:
-        """Return the Sentinel-2 scene of the same moment, or without plumes of so many days before it."""
+    def sentinel2(self) -> Sentinel2Pair:
+        """Return what Sentinel-2A saw at the same moment, and ten days before any leak; no clouds."""
+        ground = Ground(self.seed, self.site).tile(self.site.tiles[0])
         overpass = PassPlan(
             site=self.site.name,
             start=self.start,
@@ -149,9 +167,21 @@ class Scenario:
             cloud_cover=0.0,
             plumes=self.plumes,
         )
-        if days_before is not None:
-            overpass = replace(overpass, start=self.start - timedelta(days=days_before), plumes=())
-        return next(scenes_of(self.site, overpass))
+        before = replace(overpass, start=self.start - timedelta(days=10), plumes=())
+        scenes = tuple(next(scenes_of(self.site, each)) for each in (overpass, before))
+        renderers = [SceneRenderer(self.seed, scene, ground) for scene in scenes]
+        columns = [renderer.enhancement() for renderer in renderers]
+        images = {
+            band: tuple(r.reflectance(band, c) for r, c in zip(renderers, columns, strict=True))
+            for band in ("B11", "B12")
+        }
+        return Sentinel2Pair(
+            scene=scenes[0],
+            b11=images["B11"],
+            b12=images["B12"],
+            column=halved(columns[0]),
+            columns=tuple(halved(renderers[0].enhancement((each,))) for each in self.plumes),
+        )
 
 
 def scenario(
@@ -177,8 +207,8 @@ def scenario(
         days=int(rng.integers(366)), hours=float(rng.uniform(9.0, 15.0)) - longitude / 15.0
     )
     km2 = lines * samples * 0.0036
-    edge = max(lines, samples) * 6 + 60
-    edge += -edge % 12
+    tile = (lines * 6 + 40, samples * 6 + 40)
+    edge = max(tile)
     name = f"scenario-{seed}"
     site = SitePlan(
         name=name,
@@ -187,7 +217,8 @@ def scenario(
         half_size_m=float(rng.uniform(1200.0, 2400.0)),
         tile_pixels=edge,
         block_pixels=128,
-        tiles=(TilePlan(mgrs="00XXX", epsg=epsg, west_m=-edge * 5.0, south_m=-edge * 5.0),),
+        tiles=(TilePlan(mgrs="00XXX", epsg=epsg, west_m=-tile[1] * 5.0, south_m=-tile[0] * 5.0),),
+        tile_shape=tile,
         mix=_mix(rng, (edge / 100.0) ** 2),
     )
     x, y = site_centre(site)
