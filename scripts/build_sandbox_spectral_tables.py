@@ -1,8 +1,10 @@
-"""Build ``data/sandbox_emit.csv`` and ``data/sandbox_enmap.csv``: bands of two imaging spectrometers in the sandbox.
+"""Build the sandbox's spectral tables: ``data/sandbox_emit.csv``, ``data/sandbox_enmap.csv``, ``data/sandbox_light.csv``.
 
-Each row is a band: centre and full width at half maximum, the light that the air lets through on its way down and
-up, and the optical depth of added methane along the look-up table's own light path.  EMIT's rows also hold the
-coefficients of its noise.  The sandbox plants plumes with these tables; a retrieval must bring its own.
+Each row of the first two is a band: centre and full width at half maximum, the light that the air lets through on its
+way down and up, and the optical depth of added methane along the look-up table's own light path.  EMIT's rows also
+hold the coefficients of its noise.  ``sandbox_light.csv`` holds the same light in steps of a nanometre, for detectors
+whose band centres vary across the track, and the optical depth of what else the air holds between 2 and 2.5 um (water
+vapour above all).  The sandbox plants plumes with these tables; a retrieval must bring its own.
 
 Usage::
 
@@ -76,6 +78,35 @@ def rows_of(centre: np.ndarray, width: np.ndarray, folder: Path) -> list[list[fl
     return rows
 
 
+LIGHT_FWHM_NM = 3.0
+"""Width to which the light is smoothed before it is sampled: narrower than any band, wider than two steps."""
+LIGHT_NM = np.arange(1990.0, 2521.0)
+
+
+def light_rows(folder: Path) -> list[list[float]]:
+    """Return [nm, air, vapour, depth at each enhancement above 0] of the light in steps of a nanometre.
+
+    ``vapour`` is the optical depth of the air's other gases along the table's path: what is left of the air's
+    depth without its smooth part and without what methane explains.
+    """
+    rows = np.array(rows_of(LIGHT_NM, np.full(len(LIGHT_NM), LIGHT_FWHM_NM), folder))
+    depth = -np.log(rows[:, 2])
+    # The background column of methane, about 14,500 ppm m, absorbs like the largest enhancement of the table.
+    methane = rows[:, -1]
+    smooth = np.polynomial.Polynomial.fit(LIGHT_NM, methane, 3)(LIGHT_NM)
+    inner = (LIGHT_NM > 2215.0) & (LIGHT_NM < 2340.0)
+    share = np.polyfit((methane - smooth)[inner], (depth - depth[inner].mean())[inner], 1)[0]
+    vapour = np.maximum(depth - max(share, 0.0) * methane, 0.0)
+    window = 41
+    lowest = np.array([vapour[max(0, i - window) : i + window + 1].min() for i in range(len(vapour))])
+    vapour -= np.convolve(
+        np.pad(lowest, window, mode="edge"), np.ones(2 * window + 1) / (2 * window + 1), "valid"
+    )
+    return [
+        [row[0], row[2], max(float(extra), 0.0), *row[3:]] for row, extra in zip(rows, vapour, strict=True)
+    ]
+
+
 def main() -> None:
     """Write the tables beside the package's other data."""
     if len(sys.argv) != 3:
@@ -119,11 +150,24 @@ def main() -> None:
     centre = np.array([band["center_wavelength"] for band in bands])
     fwhm = np.array([band["full_width_half_max"] for band in bands])
     write("sandbox_enmap.csv", "EnMAP", rows_of(centre, fwhm, source), [])
+    light = [
+        "# Light between 1990 and 2520 nm in the sandbox, smoothed to 3 nm. air: share of light passed, down and up.",
+        "# vapour: optical depth of the air's other gases, water vapour above all. depth_N: as in sandbox_emit.csv.",
+        "# Made by scripts/build_sandbox_spectral_tables.py; sources in sandbox_spectrometers.LICENSE.",
+        ",".join(["wavelength", "air", "vapour", *depth_names]),
+        *(
+            ",".join(
+                [f"{row[0]:.0f}", *(f"{value:.5f}" for value in row[1:3]), *(f"{v:.6f}" for v in row[3:])]
+            )
+            for row in light_rows(source)
+        ),
+    ]
+    (data / "sandbox_light.csv").write_text("\n".join(light) + "\n", encoding="utf-8")
     attribution = (
         "sandbox_emit.csv: noise coefficients and band centres are those of instrument_noise_parameters in emit-ghg\n"
         "(https://github.com/emit-sds/emit-ghg, Apache-2.0, Copyright California Institute of Technology).\n"
         "sandbox_enmap.csv: band centres and widths are those of the metadata of EnMAP L2A products (DLR).\n"
-        "The optical depths of methane and the air above 1400 nm in both are derived from ch4.lut of mag1c\n"
+        "The optical depths of methane and the air above 1400 nm in all three tables are derived from ch4.lut of mag1c\n"
         "(https://github.com/markusfoote/mag1c), whose licence follows.\n\n"
     )
     licence = (source / "ch4.lut.LICENSE-BSD3").read_text(encoding="utf-8")

@@ -125,7 +125,8 @@ def passes(world: World) -> list[EmitPass]:
     """Return what EMIT sees of a world, by time."""
     sites = {site.name: site for site in world.plan.sites}
     full = world.plan.size == "full"
-    size = 112 if full else 60
+    # A filter that works column by column needs at least twice as many lines as it has bands.
+    lines, samples = (192, 116) if full else (112, 64)
 
     def planned(
         site: str,
@@ -154,8 +155,8 @@ def passes(world: World) -> list[EmitPass]:
                 x=x + offset[0] * place.half_size_m,
                 y=y + offset[1] * place.half_size_m,
                 heading_deg=heading,
-                lines=size,
-                samples=size + 4,
+                lines=lines,
+                samples=samples,
             ),
             plumes=tuple(zip(numbers, plumes, strict=True)),
             plumes_when=(plumes_when or start).isoformat(),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -15,17 +16,18 @@ from rasterio.features import shapes
 from rasterio.transform import Affine
 from scipy.ndimage import binary_dilation, gaussian_filter, label
 
-from geostack_pipeline.sandbox.world import plume, sky
+from geostack_pipeline.sandbox.world import sky
 from geostack_pipeline.sandbox.world.emit import EmitGranule, EmitPass, EmitPlume
 from geostack_pipeline.sandbox.world.emit_netcdf import MASK_BANDS, OBS_BANDS, write_netcdf
 from geostack_pipeline.sandbox.world.grids import Floats
-from geostack_pipeline.sandbox.world.ground import Ground
-from geostack_pipeline.sandbox.world.noise import Field, generator
+from geostack_pipeline.sandbox.world.noise import generator
 from geostack_pipeline.sandbox.world.plan import PlumePlan
 from geostack_pipeline.sandbox.world.products import write_geotiff
-from geostack_pipeline.sandbox.world.scene import PlumeTruth, doubled
-from geostack_pipeline.sandbox.world.spectra import Bands, bands_of, cloud, surface
+from geostack_pipeline.sandbox.world.scene import PlumeTruth
+from geostack_pipeline.sandbox.world.simple_filter import enhancement
+from geostack_pipeline.sandbox.world.spectra import Bands, bands_of
 from geostack_pipeline.sandbox.world.truth import plume_truth
+from geostack_pipeline.sandbox.world.view import View
 
 NODATA = -9999.0
 _NAMES = {
@@ -118,7 +120,7 @@ def render(seed: int, planned: EmitPass, work: Path) -> None:
         units="unitless",
         root=root | {"title": "EMIT L2A Masks 60 m V001"},
         band_parameters={"mask_bands": MASK_BANDS},
-        extra={"band_mask": np.zeros((*scene.column.shape, 36), np.uint8)},
+        extra={"band_mask": np.zeros((*scene.clouds.shape, 36), np.uint8)},
         **everywhere,
     )
     layers = scene.methane()
@@ -152,7 +154,7 @@ def _moment(planned: EmitPass) -> Any:
 
 
 class _Scene:
-    """The physical quantities of a granule on its lines and samples."""
+    """The layers of a granule's products on its lines and samples."""
 
     def __init__(self, seed: int, planned: EmitPass) -> None:
         self._planned = planned
@@ -161,49 +163,26 @@ class _Scene:
         swath, site = planned.swath, planned.site
         self.bands: Bands = bands_of("emit")
         self.sun = sky.sun_at(planned.start, site.longitude, site.latitude)
-        self.air_mass = sky.air_mass_factor(self.sun.zenith_deg, planned.view_zenith_deg)
-        ground = Ground(seed, site)
-        patch = swath.patch(ground.grid)
-        below = ground.below(patch)
-        half = patch.coarser(2)
-        reflectance = {
-            band: swath.sample(values, patch if values.shape[0] == patch.height else half)
-            for band, values in below.reflectance.items()
-        }
-        window = (
-            slice(
-                round((ground.grid.north - patch.north) / 10.0),
-                round((ground.grid.north - patch.north) / 10.0) + patch.height,
-            ),
-            slice(
-                round((patch.west - ground.grid.west) / 10.0),
-                round((patch.west - ground.grid.west) / 10.0) + patch.width,
-            ),
+        self._view = View(
+            seed,
+            site,
+            swath,
+            key=self._key,
+            bands=self.bands,
+            sun=self.sun,
+            view_zenith_deg=planned.view_zenith_deg,
+            plumes=[each for _, each in planned.plumes],
+            plumes_when=planned.plumes_when,
+            cloud_share=planned.cloud_share,
         )
-        rock = Field(seed, f"{site.name}/carbonate", ground.grid, (320.0, 640.0, 1280.0), roughness=0.8)
-        self._carbonate = swath.sample(np.clip(rock.evaluate(window) - 0.5, 0.0, 1.0), patch)
-        vegetated = swath.sample(doubled(below.vegetated), patch)
-        self._surface = surface(reflectance, vegetated, self._carbonate, self.bands.wavelength)
         self.columns = {
-            each.name: swath.sample(
-                plume.enhancement(seed, site, patch, each, when=planned.plumes_when), patch
-            )
-            for _, each in planned.plumes
+            each.name: column for (_, each), column in zip(planned.plumes, self._view.columns, strict=True)
         }
-        shape = (swath.lines, swath.samples)
-        self.column: Floats = sum(self.columns.values(), np.zeros(shape, np.float32))
-        self.clouds: Floats = np.zeros(shape, np.float32)
-        if planned.cloud_share > 0.0:
-            field = Field(seed, f"{self._key}/cloud", ground.grid, (400.0, 1200.0)).evaluate(window)
-            height = swath.sample(field, patch)
-            level = np.quantile(height, 1.0 - planned.cloud_share)
-            self.clouds = np.clip((height - level) / np.float32(0.35), 0.0, 1.0).astype(np.float32)
+        self.clouds = self._view.clouds
         slope = swath.centres[1] - swath.y
         self.elevation = (_ELEVATION_M.get(site.name, 100.0) + 0.004 * slope).astype(np.float64)
-        jitter = generator(seed, self._key, "gain")
-        # Columns of the detector differ by some tenths of a per cent.
-        self._gain = 1.0 + 0.004 * jitter.standard_normal(swath.samples)
-        flat = jitter.standard_normal((swath.samples, len(self.bands.wavelength)))
+        # The update that the product lists; what it leaves is in the radiance.
+        flat = generator(seed, self._key, "flat").standard_normal((swath.samples, len(self.bands.wavelength)))
         self.flat_field = (1.0 + 2e-4 * flat).astype(np.float32)
 
     @property
@@ -212,37 +191,24 @@ class _Scene:
         nm = self.bands.wavelength
         return ~(((nm > 1325) & (nm < 1435)) | ((nm > 1770) & (nm < 1962)))
 
-    def _light(self) -> npt.NDArray[np.float64]:
-        """Return the radiance of a white surface in each band, uW cm-2 sr-1 nm-1."""
-        cosine = float(np.cos(np.radians(self.sun.zenith_deg)))
-        air = self.bands.air ** (self.air_mass / 2.0)
-        return np.asarray(self.bands.irradiance() * cosine / np.pi * air)
+    @cached_property
+    def _radiance(self) -> Floats:
+        return _rounded(self._view.radiance())
 
-    def _noise(self, radiance: Floats, *names: str) -> Floats:
-        assert self.bands.noise is not None
-        a, b, c = self.bands.noise.T
-        sigma = np.abs(a * np.sqrt(np.maximum(b + radiance, 0.0)) + c)
-        stream = generator(self._seed, self._key, *names)
-        return np.asarray(sigma * stream.standard_normal(radiance.shape, dtype=np.float32), np.float32)
-
-    def _seen(self) -> Floats:
-        """Return what the surface and clouds reflect, (lines, samples, bands)."""
-        seen = self._surface * self.bands.transmittance(self.column, air_mass=self.air_mass, overlap=1.02)
-        share = self.clouds[..., None]
-        return np.asarray(seen * (1.0 - share) + cloud(self.bands.wavelength) * share, np.float32)
+    @cached_property
+    def _masks(self) -> dict[str, npt.NDArray[np.bool_]]:
+        return self._view.masks(self._radiance)
 
     def radiance(self) -> Floats:
         """Return the radiance at the sensor, uW cm-2 sr-1 nm-1."""
-        haze = 2.6 * (450.0 / self.bands.wavelength) ** 4
-        values = self._seen() * self._light().astype(np.float32) + haze.astype(np.float32)
-        values *= self._gain.astype(np.float32)[None, :, None]
-        return _rounded(np.asarray(values + self._noise(values, "radiance"), np.float32))
+        return self._radiance
 
     def reflectance(self) -> Floats:
         """Return the surface reflectance as the ground segment estimates it; -0.01 in bands without light."""
-        seen, light = self._seen(), self._light().astype(np.float32)
-        error = self._noise(seen * light, "reflectance") / np.maximum(light, np.float32(1e-3))
-        values = _rounded(np.asarray(seen + error, np.float32))
+        seen, light = self._view.seen(humid=False), self._view.white().astype(np.float32)
+        stream = generator(self._seed, self._key, "reflectance")
+        noise = self._view.detector.sigma(seen * light) * stream.standard_normal(seen.shape, dtype=np.float32)
+        values = _rounded(np.asarray(seen + noise / np.maximum(light, np.float32(1e-3)), np.float32))
         values[..., ~self.good_wavelengths] = -0.01
         return values
 
@@ -278,35 +244,25 @@ class _Scene:
 
     def mask(self) -> Floats:
         """Return the eight mask bands, in the order of their names."""
-        cloudy = self.clouds > 0.25
+        cloudy, wet = self._masks["cloud"], self._masks["water"]
         dilated = binary_dilation(cloudy, iterations=3)
         stream = generator(self._seed, self._key, "mask")
         aod = 0.12 + 0.01 * stream.standard_normal(cloudy.shape)
-        water = 1.6 + 0.03 * stream.standard_normal(cloudy.shape)
+        water = 1.6 * (1.0 + self._view.vapour_excess) + 0.03 * stream.standard_normal(cloudy.shape)
         nothing = np.zeros(cloudy.shape)
-        layers = (cloudy, nothing, nothing, nothing, dilated, aod, water, cloudy | dilated)
+        layers = (cloudy, nothing, wet, nothing, dilated, aod, water, cloudy | wet | dilated)
         return np.stack(layers, axis=-1).astype(np.float32)
 
     def methane(self) -> dict[str, Floats]:
-        """Return enhancement and uncertainty (ppm m) and sensitivity (1) as the ground segment retrieves them."""
-        stream = generator(self._seed, self._key, "methane")
-        nearest = int(np.argmin(np.abs(self.bands.wavelength - 2300.0)))
-        bright = np.clip(self._surface[..., nearest], 0.03, 1.0)
-        uncertainty = (
-            np.clip(82.0 * (0.36 / bright) ** 0.6, 55.0, 320.0) * np.sqrt(2.0 / self.air_mass) * 1.05
-        )
-        sensitivity: Floats = np.clip(0.98 + 0.10 * (bright - 0.36) - 0.2 * self.clouds, 0.2, 1.2)
-        lines, samples = self.column.shape
-        noise = uncertainty * stream.standard_normal((lines, samples))
-        stripes = 14.0 * stream.standard_normal((1, samples))
-        # Rock that absorbs where methane does looks a little like it.
-        confused = 95.0 * (self._carbonate - self._carbonate.mean())
-        visible = self.column * sensitivity * (1.0 - self.clouds)
-        enhancement = 0.97 * visible + noise + stripes + confused
+        """Return enhancement and uncertainty (ppm m) and sensitivity (1), retrieved from the radiance.
+
+        Clouds, water and flares have no data.
+        """
+        good = ~np.logical_or.reduce(list(self._masks.values()))
+        assert self.bands.noise is not None
+        layers = enhancement(self._radiance, good, self.bands, self._view.air_mass, self.bands.noise)
         return {
-            "CH4ENH": enhancement.astype(np.float32),
-            "CH4UNCERT": uncertainty.astype(np.float32),
-            "CH4SENS": sensitivity.astype(np.float32),
+            name: np.where(np.isfinite(layer), layer, np.float32(NODATA)) for name, layer in layers.items()
         }
 
 

@@ -15,6 +15,7 @@ from PIL import Image
 
 from geostack_pipeline.sandbox.world import plume, sky
 from geostack_pipeline.sandbox.world.enmap import EnmapPass, EnmapScene
+from geostack_pipeline.sandbox.world.flames import add, burning
 from geostack_pipeline.sandbox.world.grids import Floats, Grid
 from geostack_pipeline.sandbox.world.ground import Ground
 from geostack_pipeline.sandbox.world.noise import Field, generator
@@ -143,11 +144,22 @@ def _reflectance(seed: int, planned: EnmapPass, bands: Bands, air_mass: float) -
     window = (slice(top, top + patch.height), slice(left, left + patch.width))
     rock = Field(seed, f"{site.name}/carbonate", ground.grid, (320.0, 640.0, 1280.0), roughness=0.8)
     carbonate = on_map(np.clip(rock.evaluate(window) - 0.5, 0.0, 1.0), patch)
-    values = surface(reflectance, on_map(doubled(below.vegetated), patch), carbonate, bands.wavelength)
+    covers = {name: on_map(share, patch) for name, share in below.covers.items()}
+    values = surface(
+        reflectance, on_map(doubled(below.vegetated), patch), carbonate, bands.wavelength, covers
+    )
     column: Floats = np.zeros(values.shape[:2], np.float32)
     for each in planned.plumes:
         column += on_map(plume.enhancement(seed, site, patch, each, when=planned.plumes_when), patch)
     values *= bands.transmittance(column, air_mass=air_mass, overlap=0.98)
+    # What shines is taken for what reflects the sun.
+    key = f"enmap/{planned.start.isoformat()}"
+    flames = burning(seed, site, ground, raster, key, bands.wavelength)
+    sunlight = bands.irradiance() * np.cos(
+        np.radians(sky.sun_at(planned.start, site.longitude, site.latitude).zenith_deg)
+    )
+    shine = np.broadcast_to(np.pi / sunlight, (raster.samples, len(sunlight)))
+    add(values[:, ::-1], flames, pixel_m=raster.pixel_m, factor=shine)
     # Signal to noise falls from 500 in the visible to 150 at 2.2 um for a reflectance of 0.3.
     ratio = np.interp(
         bands.wavelength, [420.0, 600.0, 1000.0, 1600.0, 2200.0, 2450.0], [300, 500, 350, 220, 150, 90]

@@ -75,10 +75,12 @@ def site_centre(site: SitePlan, epsg: int | None = None) -> tuple[float, float]:
 def tile_grid(site: SitePlan, tile: TilePlan) -> Grid:
     """Return the 10 m grid of a tile."""
     x, y = site_centre(site, tile.epsg)
-    size = site.tile_pixels
+    height, width = site.tile_shape or (site.tile_pixels, site.tile_pixels)
     west = round((x + tile.west_m) / 20.0) * 20.0
     south = round((y + tile.south_m) / 20.0) * 20.0
-    return Grid(epsg=tile.epsg, west=west, north=south + size * 10.0, pixel_m=10.0, width=size, height=size)
+    return Grid(
+        epsg=tile.epsg, west=west, north=south + height * 10.0, pixel_m=10.0, width=width, height=height
+    )
 
 
 def ground_grid(site: SitePlan) -> Grid:
@@ -90,7 +92,8 @@ def ground_grid(site: SitePlan) -> Grid:
         x, y = project(tile.epsg, epsg, [west, west, east, east], [south, north, south, north])
         corners.append((x.min(), y.min(), x.max(), y.max()))
     box = np.array(corners)
-    margin = 400.0
+    # Swaths of spectrometers lie aslant on the tiles and reach beyond them.
+    margin = 1600.0
     west = np.floor((box[:, 0].min() - margin) / 20.0) * 20.0
     south = np.floor((box[:, 1].min() - margin) / 20.0) * 20.0
     width = int(np.ceil((box[:, 2].max() + margin - west) / 20.0)) * 2

@@ -6,14 +6,17 @@ differs (salt and clay absorb at 2.2 um), which is what a methane retrieval from
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 
+from geostack_pipeline.sandbox.world.confusers import Confusers
 from geostack_pipeline.sandbox.world.grids import Floats, Grid, ground_grid, site_centre, tile_grid
 from geostack_pipeline.sandbox.world.noise import Field, generator
 from geostack_pipeline.sandbox.world.plan import FACTOR, SitePlan, TilePlan
 from geostack_pipeline.sandbox.world.sampling import Sampler
+from geostack_pipeline.sandbox.world.surfaces import in_sentinel2
 
 BANDS = ("B02", "B03", "B04", "B08", "B11", "B12")
 # Rounded from the look of desert spectra in public spectral libraries; no single sample is copied.
@@ -36,6 +39,8 @@ class TileGround:
     """Band -> reflectance on the band's own pixels of the tile."""
     vegetated: Floats
     """Share of irrigated fields on 20 m pixels."""
+    covers: Mapping[str, Floats] = field(default_factory=dict)
+    """Material with absorptions of its own -> share of each 10 m pixel; empty where only reflectance was asked for."""
 
 
 def _halved(values: Floats) -> Floats:
@@ -60,26 +65,28 @@ class Ground:
         self._texture = Field(seed, f"{site.name}/texture", self.grid, (20.0, 60.0, 160.0), roughness=0.25)
         self._tint = Field(seed, f"{site.name}/tint", self.grid, (40.0, 240.0, 960.0), roughness=0.3)
         self._bend = Field(seed, f"{site.name}/bend", self.grid, (640.0, 1920.0), roughness=1.0)
+        self._confusers = Confusers(seed, site, self.grid)
 
     def tile(self, tile: TilePlan) -> TileGround:
         """Return the ground below a tile; the overlap of two tiles shows the same ground."""
-        return self.below(tile_grid(self._site, tile))
+        return self.below(tile_grid(self._site, tile), covers=False)
 
-    def below(self, grid: Grid) -> TileGround:
-        """Return the ground below a 10 m grid of even width and height on the 20 m lattice, inside :attr:`grid`."""
+    def below(self, grid: Grid, *, covers: bool = True) -> TileGround:
+        """Return the ground below a 10 m grid of even width and height on the 20 m lattice, inside :attr:`grid`.
+
+        ``covers``: also tell which materials with absorptions of their own lie where, for spectrometers.
+        """
         sampler = Sampler(self.grid, grid)
         window = sampler.window()
-        shares = self._shares(window)
+        shares, found = self._shares(window)
         brightness = 1.0 + 0.045 * self._texture.evaluate(window)
         tint = 0.010 * self._tint.evaluate(window)
         dunes = self._dunes(window) * shares["sand"]
         brightness += 0.05 * dunes
         reflectance = {}
         for index, band in enumerate(BANDS):
-            mixed = sum(
-                np.float32(_MATERIALS[name][index]) * share
-                for name, share in shares.items()
-                if share is not None
+            mixed = sum(np.float32(_MATERIALS[name][index]) * share for name, share in shares.items()) + sum(
+                np.float32(in_sentinel2(name)[band]) * share for name, share in found.items()
             )
             # Slopes of dunes and the tint of soils change the colour a little, most in the short waves.
             slope = np.float32((1.2, 0.8, 0.4, 0.0, -0.35, -0.6)[index])
@@ -88,13 +95,14 @@ class Ground:
                 values = _halved(values)
             reflectance[band] = np.clip(sampler.sample(values, window, FACTOR[band]), 0.01, 1.2)
         vegetated = sampler.sample(_halved(shares["field"]), window, 2)
-        return TileGround(reflectance=reflectance, vegetated=vegetated)
+        on_tile = {name: sampler.sample(share, window, 1) for name, share in found.items()} if covers else {}
+        return TileGround(reflectance=reflectance, vegetated=vegetated, covers=on_tile)
 
-    def _shares(self, window: tuple[slice, slice]) -> dict[str, Floats]:
-        """Return material -> share of each 10 m pixel; the shares sum to 1."""
-        logits = {name: 2.2 * field.evaluate(window) for name, field in self._soil.items()}
-        logits["salt"] -= 2.4
-        logits["clay"] -= 1.0
+    def _shares(self, window: tuple[slice, slice]) -> tuple[dict[str, Floats], dict[str, Floats]]:
+        """Return desert material -> share of each 10 m pixel, and confuser -> share; all shares sum to 1."""
+        logits = {name: 2.2 * soil.evaluate(window) for name, soil in self._soil.items()}
+        logits["salt"] += self._site.mix.salt
+        logits["clay"] += self._site.mix.clay
         weights = {name: np.exp(logit) for name, logit in logits.items()}
         weights["sand"] = np.ones_like(weights["salt"])
         total = sum(weights.values())
@@ -108,7 +116,11 @@ class Ground:
         ):
             shares = {below: share * (1.0 - cover) for below, share in shares.items()}
             shares[name] = cover
-        return shares
+        found = self._confusers.covers(window, *self._axes(window))
+        if found:
+            left = 1.0 - np.minimum(sum(found.values()), np.float32(1.0))
+            shares = {below: share * left for below, share in shares.items()}
+        return shares, found
 
     def _axes(self, window: tuple[slice, slice]) -> tuple[Floats, Floats]:
         """Return metres north (rows) and east (columns) of the site's centre, at pixel centres."""

@@ -35,6 +35,28 @@ class TilePlan:
 
 
 @dataclass(frozen=True, kw_only=True)
+class SurfaceMix:
+    """What lies on the ground of a site besides desert, roads, pads and fields."""
+
+    salt: float = -2.4
+    """How common salt flats are against sand: logarithm of their weight."""
+    clay: float = -1.0
+    carbonate: float = 0.0
+    """Share of the ground under outcrops of carbonate rock."""
+    magnesium: float = 0.0
+    """Share of the ground under outcrops of serpentine and the like."""
+    tar: float = 0.0
+    """Share of the ground soaked with oil."""
+    solar: int = 0
+    """Number of solar parks."""
+    plastic: int = 0
+    """Number of greenhouses."""
+    water: int = 0
+    """Number of ponds."""
+    flares: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
 class SitePlan:
     """A place of interest and the tiles that show it."""
 
@@ -48,6 +70,9 @@ class SitePlan:
     block_pixels: int
     """Edge of the internal tiles of the rasters."""
     tiles: tuple[TilePlan, ...]
+    mix: SurfaceMix = SurfaceMix()
+    tile_shape: tuple[int, int] | None = None
+    """Rows and columns of the tiles in 10 m pixels where they are not squares of :attr:`tile_pixels`; both even."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,6 +165,17 @@ def _plan(*, size: str, tile_pixels: int, block_pixels: int, half_size_m: float)
     # An area of interest of 4.6 km fits into 2 x 2 internal tiles of 2.56 km when a corner of four of them
     # lies in its middle: then a crop moves few bytes.
     corner = block_pixels * 10.0 * round(0.43 * tile_pixels / block_pixels)
+    # Objects per square kilometre are those of an oil field in dry country.
+    km2 = (tile_m / 1000.0) ** 2
+    mix = SurfaceMix(
+        carbonate=0.006,
+        magnesium=0.006,
+        tar=0.003,
+        solar=max(1, round(0.01 * km2)),
+        plastic=max(2, round(0.03 * km2)),
+        water=max(1, round(0.01 * km2)),
+        flares=max(1, round(0.01 * km2)),
+    )
     korpezhe = SitePlan(
         name="korpezhe",
         longitude=54.03,
@@ -147,6 +183,7 @@ def _plan(*, size: str, tile_pixels: int, block_pixels: int, half_size_m: float)
         half_size_m=half_size_m,
         tile_pixels=tile_pixels,
         block_pixels=block_pixels,
+        mix=mix,
         tiles=(
             TilePlan(mgrs="40SBH", epsg=32640, west_m=-metres(700.0), south_m=corner - tile_m),
             TilePlan(mgrs="39SYC", epsg=32639, west_m=metres(1200.0) - tile_m, south_m=corner - tile_m),
@@ -159,6 +196,7 @@ def _plan(*, size: str, tile_pixels: int, block_pixels: int, half_size_m: float)
         half_size_m=half_size_m,
         tile_pixels=tile_pixels,
         block_pixels=block_pixels,
+        mix=mix,
         tiles=(TilePlan(mgrs="31SES", epsg=32631, west_m=-corner, south_m=corner - tile_m),),
     )
 
