@@ -17,7 +17,16 @@ from geostack_pipeline.orchestration.io_managers import ALLOW_MISSING
 from geostack_pipeline.orchestration.metadata import day_metadata
 from geostack_pipeline.orchestration.recording import DayResult, input_tags, record_days
 from geostack_pipeline.providers.contract import Product, Provider
-from geostack_pipeline.stages import cube, granules, methane, methane_swath, plumes, published, scenes, selected
+from geostack_pipeline.stages import (
+    cube,
+    granules,
+    methane,
+    methane_swath,
+    plumes,
+    published,
+    scenes,
+    selected,
+)
 from geostack_pipeline.stages.plan import stages_of
 from geostack_pipeline.stages.progress import Event, Status, emit
 from geostack_pipeline.stages.workspace import Outcome, Workspace, asset_name, require

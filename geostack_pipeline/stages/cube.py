@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     import xarray as xr
 
 NAME = "cube"
-CODE_VERSION = "1"
+CODE_VERSION = "2"
 TREE = "tree.zarr"
 
 PHYSICAL_RANGE = (-0.05, 1.6)
