@@ -106,6 +106,7 @@ def write_node(
                 array[block] = values
                 if on_block is not None and name in chunks:
                     on_block(name, values)
+                del values  # before the next block is read: two would be twice the memory
 
 
 def finish_tree(store: Store, attributes: Mapping[str, Any]) -> None:

@@ -110,13 +110,24 @@ def test_runs_build_every_asset_partition_once_and_then_nothing() -> None:
     assert {row["asset partitions"] for row in _rows(report, "2 dates, all stored")} == {4}
 
 
+@pytest.mark.slow  # a dozen processes
+def test_a_granule_becomes_a_cube_and_a_map_whichever_way() -> None:
+    report = _reports("swath")["swath"]
+    for layout in ("deflate 1", "in one piece"):
+        ways = _rows(report, f"of 285 bands, {layout}")
+        assert len(ways) == 4
+        assert 1.0 in {row["wall / plain read"] for row in ways}
+    maps = _rows(report, "onto the map")
+    assert {row["way"] for row in maps} == {"ours: compiled gather", "the published rule in NumPy"}
+
+
 def test_an_unknown_name_is_an_error() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks", "serach"], cwd=ROOT, capture_output=True, text=True, check=False
     )
     assert done.returncode == 2
     assert "serach" in done.stderr
-    assert "search, fetch, orchestration" in done.stderr
+    assert "search, fetch, swath, orchestration" in done.stderr
 
 
 def test_the_text_shows_tables_targets_and_verdicts() -> None:
