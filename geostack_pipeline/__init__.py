@@ -39,7 +39,8 @@ def load(
         asset: Provider and stage, e.g. ``earth_search/cube``.
         partition: UTC date, ``YYYY-MM-DD``.
         version: A stored version; None takes the current one.
-        name: A table beside the main one, e.g. ``rejected`` of scenes, ``dropped`` of selected, ``plumes`` of methane.
+        name: A table beside the main one, e.g. ``rejected`` of scenes, ``dropped`` of selected, ``plumes`` of
+            methane; or a group of the tree, e.g. ``korpezhe/overviews`` of a cube that has any.
         settings: Settings file; None finds it as the command line does.
 
     Raises:
