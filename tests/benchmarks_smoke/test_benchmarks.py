@@ -110,6 +110,17 @@ def test_runs_build_every_asset_partition_once_and_then_nothing() -> None:
     assert {row["asset partitions"] for row in _rows(report, "2 dates, all stored")} == {4}
 
 
+@pytest.mark.slow  # two dozen processes
+def test_cubes_are_measured_in_every_layout_and_way() -> None:
+    found = _reports("chunks", "timeline", "loader")
+    layouts = _rows(found["chunks"], "CPU milliseconds per date")
+    assert [row["files"] for row in layouts[:3]] == [60, 5, 1]
+    assert all(0.3 < row["stored / raw"] < 1 for row in layouts)
+    for title in ("opened, nothing read", "one pixel's series"):
+        assert {row["dates"] for row in _rows(found["timeline"], title)} == {4}
+    assert all(row["GB/s"] > 0 for row in _rows(found["loader"], "into a jitted reduction"))
+
+
 def test_an_unknown_name_is_an_error() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks", "serach"], cwd=ROOT, capture_output=True, text=True, check=False
