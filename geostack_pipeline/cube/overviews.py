@@ -180,7 +180,8 @@ def _mean(plane: npt.NDArray[Any], factor: int, fill: Any, out: npt.NDArray[Any]
     rows, columns = plane.shape
     for i in range(out.shape[0]):
         for j in range(out.shape[1]):
-            total, count = 0, 0
+            total = np.int64(0)
+            count = np.int64(0)
             for row in range(i * factor, min((i + 1) * factor, rows)):
                 for column in range(j * factor, min((j + 1) * factor, columns)):
                     number = plane[row, column]
@@ -203,8 +204,10 @@ def _mode(plane: npt.NDArray[Any], factor: int, missing: Any, out: npt.NDArray[A
             for row in range(i * factor, min((i + 1) * factor, rows)):
                 for column in range(j * factor, min((j + 1) * factor, columns)):
                     counts[np.int64(plane[row, column]) - lowest] += 1
-            best, most = np.int64(missing), np.int64(0)
+            best = np.int64(missing)
+            most = np.int64(0)
             for number in range(counts.size):
                 if counts[number] > most and number + lowest != missing:
-                    best, most = number + lowest, counts[number]
+                    best = number + lowest
+                    most = counts[number]
             out[i, j] = best
