@@ -133,6 +133,9 @@ class ProviderSettings(_Strict):
     wavelengths_nm: tuple[tuple[float, float], ...] = ()
     """Ranges of wavelength that the cube keeps of an imaging spectrometer's spectra, e.g. ``[[2100, 2500]]``; empty
     takes these, where methane absorbs, and one blue, one green and one red band."""
+    overviews: bool | Annotated[int, Field(ge=0, le=10)] = False
+    """Coarser copies of a gridded cube in its node: true for as many as a map needs, or how many, each of half the
+    resolution of the one before."""
     endpoints: Mapping[str, EndpointSettings] = Field(default_factory=dict)
     """Bucket, account or login server -> where it answers."""
     options: Mapping[str, Any] = Field(default_factory=dict)
@@ -262,6 +265,8 @@ class Settings(_Strict):
             if key in _TAKEN:
                 raise ValueError(f"provider name {key!r} is taken by a part of the graph; choose another one")
             known = spec(kind)
+            if own.overviews and known.product.kind == "swath":
+                raise ValueError(f"{key}.overviews: a swath has none, they are of cubes on a grid")
             unknown = sorted(set(own.bands) - set(known.product.bands)) if known.product.bands else []
             if unknown:
                 # Every scene lacks a band that does not exist: all of them would be skipped, one by one.

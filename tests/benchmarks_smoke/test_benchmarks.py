@@ -121,6 +121,17 @@ def test_a_granule_becomes_a_cube_and_a_map_whichever_way() -> None:
     assert {row["way"] for row in maps} == {"ours: compiled gather", "the published rule in NumPy"}
 
 
+@pytest.mark.slow  # two dozen processes
+def test_cubes_are_measured_in_every_layout_and_way() -> None:
+    found = _reports("chunks", "timeline", "loader")
+    layouts = _rows(found["chunks"], "CPU milliseconds per date")
+    assert [row["files"] for row in layouts[:3]] == [60, 5, 1]
+    assert all(0.3 < row["stored / raw"] < 1 for row in layouts)
+    for title in ("opened, nothing read", "one pixel's series"):
+        assert {row["dates"] for row in _rows(found["timeline"], title)} == {4}
+    assert all(row["GB/s"] > 0 for row in _rows(found["loader"], "into a jitted reduction"))
+
+
 def test_an_unknown_name_is_an_error() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks", "serach"], cwd=ROOT, capture_output=True, text=True, check=False
