@@ -38,7 +38,7 @@ def _by_day(found: Sequence[Scene]) -> list[list[Scene]]:
     days: dict[Any, list[Scene]] = {}
     for scene in found:
         days.setdefault(scene.when.date(), []).append(scene)
-    return list(days.values()())
+    return list(days.values())
 
 
 def ours(
@@ -214,7 +214,7 @@ def rioxarray(folder: str, base: str, side: int) -> Work:
     def picture(found: list[Scene]) -> xr.DataArray:
         result: xr.DataArray | None = None
         for scene in found:
-            bands = xr.concat([one(name) for name in scene.files.values()()], dim="band")
+            bands = xr.concat([one(name) for name in scene.files.values()], dim="band")
             result = bands if result is None else xr.where(result == 0, bands, result)
         assert result is not None
         return result
