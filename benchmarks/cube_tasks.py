@@ -98,8 +98,8 @@ def ours(
     return work
 
 
-def odc_stac(folder: str, base: str, side: int) -> Work:
-    """``odc.stac.load`` with its own pool of threads, without Dask."""
+def odc_stac(folder: str, base: str, side: int, one_array: bool = False) -> Work:
+    """``odc.stac.load`` with its own pool of threads, without Dask; ``one_array`` puts its bands together, as ours are."""
     import odc.stac
 
     found = items(scenes(side), base)
@@ -110,6 +110,9 @@ def odc_stac(folder: str, base: str, side: int) -> Work:
         cube = odc.stac.load(
             found, bands=list(BANDS), geobox=box, groupby="solar_day", resampling="nearest", pool=THREADS
         )
+        if one_array:
+            joined = cube[list(BANDS)].to_dataarray(dim="band")
+            return _compared([joined.sel(band=band).to_numpy() for band in BANDS], folder)
         return _compared([cube[band].to_numpy() for band in BANDS], folder)
 
     return work

@@ -110,13 +110,30 @@ def test_runs_build_every_asset_partition_once_and_then_nothing() -> None:
     assert {row["asset partitions"] for row in _rows(report, "2 dates, all stored")} == {4}
 
 
+@pytest.mark.slow  # a dozen processes that load numba or odc-stac
+def test_cubes_equal_gdal_and_read_no_scene_that_is_not_needed() -> None:
+    report = _reports("cube")["cube"]
+    for title in ("files on the disk", "over HTTP"):
+        rows = _rows(report, title)
+        ours = _row(rows, "ours")
+        assert ours["equal to exact GDAL"] >= 0.9999
+    assert _row(_rows(report, "files on the disk"), "tolerance 1e-4")["equal to exact GDAL"] == 1.0
+    if find_spec("odc"):
+        theirs = _row(_rows(report, "over HTTP"), "odc.stac.load")
+        assert ours["moved MB"] < theirs["moved MB"]
+    else:
+        assert "odc.stac" in report["skipped"][0]
+    one, four, sixteen = _rows(report, "scenes offered")
+    assert one["valid"] < four["valid"] == sixteen["valid"]
+
+
 def test_an_unknown_name_is_an_error() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks", "serach"], cwd=ROOT, capture_output=True, text=True, check=False
     )
     assert done.returncode == 2
     assert "serach" in done.stderr
-    assert "search, fetch, orchestration" in done.stderr
+    assert "search, fetch, cube, swath" in done.stderr
 
 
 def test_the_text_shows_tables_targets_and_verdicts() -> None:
