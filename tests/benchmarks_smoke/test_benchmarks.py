@@ -132,6 +132,23 @@ def test_cubes_are_measured_in_every_layout_and_way() -> None:
     assert all(row["GB/s"] > 0 for row in _rows(found["loader"], "into a jitted reduction"))
 
 
+@pytest.mark.slow  # a dozen processes that load numba or odc-stac
+def test_cubes_equal_gdal_and_read_no_scene_that_is_not_needed() -> None:
+    report = _reports("cube")["cube"]
+    for title in ("files on the disk", "over HTTP"):
+        rows = _rows(report, title)
+        ours = _row(rows, "ours")
+        assert ours["equal to exact GDAL"] >= 0.9999
+    assert _row(_rows(report, "files on the disk"), "tolerance 1e-4")["equal to exact GDAL"] == 1.0
+    if find_spec("odc"):
+        theirs = _row(_rows(report, "over HTTP"), "odc.stac.load")
+        assert ours["moved MB"] < theirs["moved MB"]
+    else:
+        assert "odc.stac" in report["skipped"][0]
+    one, four, sixteen = _rows(report, "scenes offered")
+    assert one["valid"] < four["valid"] == sixteen["valid"]
+
+
 def test_an_unknown_name_is_an_error() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks", "serach"], cwd=ROOT, capture_output=True, text=True, check=False
@@ -139,6 +156,9 @@ def test_an_unknown_name_is_an_error() -> None:
     assert done.returncode == 2
     assert "serach" in done.stderr
     assert "search, fetch, swath, orchestration" in done.stderr
+
+
+    assert "search, fetch, cube, swath" in done.stderr
 
 
 def test_the_text_shows_tables_targets_and_verdicts() -> None:
