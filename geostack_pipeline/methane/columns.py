@@ -140,7 +140,8 @@ def filter_block(
         run = jax.shard_map(
             several, mesh=_mesh(devices), in_specs=(split, split, split), out_specs=split, check_vma=False
         )
-    return run(x, good, unit)
+    found: tuple[jax.Array, ...] = run(x, good, unit)
+    return found
 
 
 @cache
