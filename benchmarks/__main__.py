@@ -9,7 +9,7 @@ import sys
 
 from benchmarks import machine
 
-NAMES = ("search", "fetch", "cube", "swath", "orchestration", "chunks", "timeline", "loader")
+NAMES = ("search", "fetch", "cube", "swath", "orchestration", "chunks", "timeline", "loader", "filters")
 
 
 def main(arguments: list[str] | None = None) -> int:

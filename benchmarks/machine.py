@@ -33,6 +33,10 @@ _PACKAGES = (
     "stac-geoparquet",
     "fsspec",
     "aiohttp",
+    "jax",
+    "numpy",
+    "torch",
+    "mag1c",
 )
 
 

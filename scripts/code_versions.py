@@ -43,12 +43,14 @@ SOURCES: dict[str, tuple[str, ...]] = {
     "cube": ("stages/cube*.py", "cube/*.py", "raster/*.py"),
     # Rates and wind belong to the plumes: a change there asks for no new retrieval.
     "methane": (
-        "stages/methane.py",
+        "stages/methane*.py",
         "methane/*.py",
         "!methane/rates.py",
         "!methane/wind.py",
         "cube/write*.py",
         "data/ch4_sentinel2.csv",
+        "data/ch4_radiance.csv",
+        "data/emit_noise.csv",
     ),
     "plumes": ("stages/plumes.py", "methane/plume_table.py", "methane/rates.py", "methane/wind.py"),
     "published": (

@@ -129,7 +129,7 @@ def filter_block(
     """Return the fields of a padded block as `ColumnFields` has them, not yet masked."""
     one = partial(_column, noise=noise, method=method)
 
-    def several(x: jax.Array, good: jax.Array, unit: jax.Array) -> tuple[jax.Array, ...]:
+    def several(x: jax.Array, good: jax.Array, unit: jax.Array) -> Any:
         if jax.default_backend() == "cpu":
             return jax.lax.map(lambda column: one(*column), (x, good, unit))
         return jax.vmap(one)(x, good, unit)

@@ -155,25 +155,4 @@ def test_an_unknown_name_is_an_error() -> None:
     )
     assert done.returncode == 2
     assert "serach" in done.stderr
-    assert "search, fetch, swath, orchestration" in done.stderr
-
-
     assert "search, fetch, cube, swath" in done.stderr
-
-
-def test_the_text_shows_tables_targets_and_verdicts() -> None:
-    table = Table(
-        title="ways", columns=["way", "wall s"], rows=[["ours", 1.5], ["peer", 12345.6]], note="one run"
-    )
-    met = Target(what="speed", found=2.5, unit="x", limit=2, at_most=False)
-    missed = Target(what="memory", found=251.0, unit="MB", limit=250, at_most=True)
-    lines = (
-        Report(name="n", about="a", tables=[table], targets=[met, missed], skipped=["a peer"])
-        .text()
-        .splitlines()
-    )
-    assert "  ours    1.50" in lines
-    assert "  peer  12,346" in lines
-    assert "  met     speed: 2.50 x (target >= 2 x)" in lines
-    assert "  MISSED  memory: 251.00 MB (target <= 250 MB)" in lines
-    assert "skipped: a peer" in lines
