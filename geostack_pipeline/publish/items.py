@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -222,7 +223,7 @@ def _item(
         "stac_extensions": [EXTENSIONS[name] for name in extensions],
         "id": item_id,
         "collection": collection,
-        "geometry": shapely.geometry.mapping(shape),
+        "geometry": json.loads(shapely.to_geojson(shape)),
         "bbox": [float(part) for part in shape.bounds],
         "properties": dict(sorted(properties.items())),
         "links": [

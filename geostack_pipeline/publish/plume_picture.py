@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.patheffects import Stroke, withStroke
 from numpy.typing import NDArray
 
-from geostack_pipeline.publish.cog import placement
+from geostack_pipeline.publish.cog import Placement, placement
 from geostack_pipeline.publish.quicklook import (
     _FONTS,
     _HEAT,
@@ -56,7 +56,7 @@ def plume_picture(
         shapely.from_wkb(row["geometry"]),
         lambda xy: np.column_stack(project.transform(xy[:, 0], xy[:, 1])),
     )
-    rows, columns = _window(outline, place.transform, place.shape)
+    rows, columns = _window(outline, place)
     step = fields.isel(time=time_index) if "time" in fields.dims else fields
     part = step.isel(y=rows, x=columns)
     enhancement = np.asarray(part["ch4_enhancement"].values, np.float32)
@@ -101,11 +101,10 @@ def plume_picture(
     return _png(figure, legend=True)
 
 
-def _window(outline: Any, transform: Any, shape: tuple[int, int]) -> tuple[slice, slice]:
+def _window(outline: Any, place: Placement) -> tuple[slice, slice]:
     """Return rows and columns of a square around the plume, moved into the field where it sticks out."""
     left, bottom, right, top = outline.bounds
-    inverse = ~transform
-    corners = [inverse * (left, top), inverse * (right, bottom)]
+    corners = [place.pixel(left, top), place.pixel(right, bottom)]
     columns, rows = zip(*corners, strict=True)
     span = max(max(columns) - min(columns), max(rows) - min(rows))
     edge = math.ceil(max(span * (1.0 + 2.0 * _MARGIN), _LEAST_PIXELS))
@@ -116,7 +115,7 @@ def _window(outline: Any, transform: Any, shape: tuple[int, int]) -> tuple[slice
         start = min(max(start, 0), size - length)
         return slice(start, start + length)
 
-    return axis(min(rows), max(rows), shape[0]), axis(min(columns), max(columns), shape[1])
+    return axis(min(rows), max(rows), place.shape[0]), axis(min(columns), max(columns), place.shape[1])
 
 
 def _ground(

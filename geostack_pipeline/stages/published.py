@@ -407,7 +407,7 @@ def _feature(row: Mapping[str, Any]) -> Document:
     return {
         "type": "Feature",
         "id": row["plume_id"],
-        "geometry": shapely.geometry.mapping(shape),
+        "geometry": json.loads(shapely.to_geojson(shape)),
         "bbox": [float(part) for part in shape.bounds],
         "properties": {
             name: stamp(value) if isinstance(value, datetime) else value
