@@ -65,6 +65,10 @@ def plume_picture(
         if "ch4_uncertainty" in part
         else np.full(enhancement.shape, row["noise_ppm_m"] or 1.0, np.float32)
     )
+    if not np.isfinite(noise).any():
+        # A retrieval that states no noise: its scatter around the plume stands for it.
+        middle = np.nanmedian(enhancement)
+        noise = np.full(enhancement.shape, 1.4826 * np.nanmedian(np.abs(enhancement - middle)), np.float32)
     ground = _ground(cube, fields, rows, columns, time_index, enhancement.shape)
     x, y = part["x"].values, part["y"].values
     west, east, south, north = _extent(x, y)
