@@ -35,13 +35,14 @@ class Source:
     item_id: str
     href: str
     """Where the catalog has it."""
+    media_type: str = GEOJSON
     collection: str | None = None
     licences: tuple[str, ...] = ()
     """Addresses of its licence."""
 
     def link(self) -> Document:
         """Return the ``derived_from`` link."""
-        return {"rel": "derived_from", "href": self.href, "type": GEOJSON, "title": self.item_id}
+        return {"rel": "derived_from", "href": self.href, "type": self.media_type, "title": self.item_id}
 
 
 @dataclass(frozen=True, kw_only=True)
