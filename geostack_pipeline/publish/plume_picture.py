@@ -36,6 +36,9 @@ _LEAST_PIXELS = 48
 _MARGIN = 0.45
 """Of the plume's length, on each side."""
 _PAPER = 0.93
+_COLOURS_NM = (660.0, 560.0, 480.0)
+_NEAR_NM = 60.0
+"""A band further from a colour does not stand for it."""
 
 
 def plume_picture(
@@ -131,7 +134,12 @@ def _ground(
     shape: tuple[int, ...],
 ) -> NDArray[np.float32]:
     plain = np.full((*shape, 3), _PAPER, np.float32)
-    if cube is None or not {"reflectance", "scl"} <= set(cube.data_vars) or "band" not in cube.dims:
+    if cube is None:
+        return plain
+    if "wavelength" in cube.dims:
+        colours = _spectral_colours(cube, fields)
+        return plain if colours is None else colours[rows, columns]
+    if not {"reflectance", "scl"} <= set(cube.data_vars) or "band" not in cube.dims:
         return plain
     if not all(cube[axis].equals(fields[axis]) for axis in ("x", "y")):
         return plain
@@ -140,6 +148,40 @@ def _ground(
     if whole.shape[:2] != (cube.sizes["y"], cube.sizes["x"]):
         return _background(cube.isel(y=rows, x=columns), time_index)
     return whole[rows, columns]
+
+
+def _spectral_colours(cube: xr.Dataset, fields: xr.Dataset) -> NDArray[np.float32] | None:
+    """Return red, green and blue of a spectrometer's node on the grid of its fields, stretched; None without them."""
+    name = next((each for each in ("radiance", "reflectance", "spectra") if each in cube.data_vars), None)
+    if name is None:
+        return None
+    wavelength = np.asarray(cube["wavelength"].values, np.float64)
+    bands = [int(np.argmin(np.abs(wavelength - nm))) for nm in _COLOURS_NM]
+    if any(abs(wavelength[band] - nm) > _NEAR_NM for band, nm in zip(bands, _COLOURS_NM, strict=True)):
+        return None
+    planes = cube[name].isel(wavelength=bands)
+    if "downtrack" in planes.dims:
+        if "glt_x" not in cube:
+            return None
+        from geostack_pipeline.cube.ortho import apply_glt  # noqa: PLC0415 - it compiles
+
+        sensor = np.asarray(planes.transpose("downtrack", "crosstrack", "wavelength").values, np.float32)
+        colours = apply_glt(sensor, cube["glt_x"].values, cube["glt_y"].values, np.float32("nan"))
+    elif {"x", "y"} <= set(planes.dims):
+        colours = np.asarray(planes.transpose("y", "x", "wavelength").values, np.float32)
+    else:
+        return None
+    if colours.shape[:2] != (fields.sizes["y"], fields.sizes["x"]):
+        return None
+    known = np.isfinite(colours).all(axis=-1)
+    if not known.any():
+        return None
+    # Each colour by itself: radiance is bluer than the ground, by the air above it.
+    low, high = np.percentile(colours[known], [1.0, 99.0], axis=0)
+    low *= 0.6
+    stretched = np.clip((np.nan_to_num(colours) - low) / np.maximum(high - low, 1e-6), 0.0, 1.0) ** 0.9
+    stretched[~known] = _PAPER
+    return np.asarray(stretched, np.float32)
 
 
 def _figure(aspect: float) -> tuple[Figure, Any, Any]:

@@ -271,7 +271,10 @@ def _rate(row: Mapping[str, Any]) -> str:
     rate, sigma = row["emission_rate_kg_h"], row["emission_rate_sigma_kg_h"]
     if rate is None:
         return "—"
-    return _tonnes(rate) if sigma is None else f"{_tonnes(rate)} ± {_tonnes(sigma)}"
+    if sigma is None:
+        return _tonnes(rate)
+    digits = 2 if rate < 1000.0 else 1
+    return f"{rate / 1000.0:.{digits}f} ± {sigma / 1000.0:.{digits}f}"
 
 
 def _tonnes(kilograms: float) -> str:
