@@ -60,6 +60,7 @@ SOURCES: dict[str, tuple[str, ...]] = {
         "!publish/figures.py",
         "!publish/swath_quicklook.py",
         "data/stac_schemas/*.json",
+        "cube/ortho.py",
     ),
 }
 """Stage -> files whose change can change its results; ``!`` takes files out again."""

@@ -17,7 +17,7 @@ from geostack_pipeline.commands.run import print_summary, run_range, summary_row
 from geostack_pipeline.commands.sandbox import running_sandbox, settings_in_force
 from geostack_pipeline.orchestration.launch import LaunchReport
 from geostack_pipeline.settings import Settings, load_settings
-from geostack_pipeline.stages import plumes
+from geostack_pipeline.stages import plumes, published
 from geostack_pipeline.stages.workspace import Workspace, asset_name
 
 if TYPE_CHECKING:
@@ -86,6 +86,7 @@ def demo_command(folder: Path, *, seed: int | None, small: bool, as_json: bool) 
     _print_providers(outcomes)
     _print_score(scores, physical)
     _print_rates(rates)
+    _print_pages(ws, outcomes[0].report.days)
     console.print(
         f"\n[dim]total {time.monotonic() - started:.1f} s. Look at it: [/dim]make ui"
         f"[dim], then http://127.0.0.1:3000; pictures and cubes lie under[/dim] {folder}/store",
@@ -266,6 +267,20 @@ def score_rates(ws: Workspace, days: Sequence[str], planted: Sequence[dict[str, 
                 )
             )
     return rows
+
+
+def _print_pages(ws: Workspace, days: Sequence[str]) -> None:
+    """Name the page of the date with most plumes, and how the others are found."""
+    stored = [snapshot for day in days if (snapshot := ws.artifacts.current(published.NAME, day)) is not None]
+    if not stored:
+        return
+    richest = max(stored, key=lambda snapshot: (snapshot.meta["plumes"], snapshot.partition))
+    console.print()
+    console.print(
+        f"{len(stored)} date(s) published as STAC, each with a page; the one of {richest.partition}:",
+        style="dim",
+    )
+    console.print(f"  {richest.url(published.REPORT)}", markup=False, soft_wrap=True)
 
 
 def _print_rates(rates: Sequence[RatedPlume]) -> None:
