@@ -78,5 +78,7 @@ def _build(config: ProviderConfig) -> CmrStac:
     )
 
 
-SPEC = ProviderSpec(title="NASA CMR-STAC (EMIT)", product=PRODUCT, build=_build, credentials=FIELDS)
+SPEC = ProviderSpec(
+    title="NASA CMR-STAC (EMIT)", product=PRODUCT, build=_build, credentials=FIELDS, tells_revisions=True
+)
 """The catalog is public; files need an Earthdata Login."""

@@ -117,5 +117,11 @@ def _build(config: ProviderConfig) -> EarthAccess:
     )
 
 
-SPEC = ProviderSpec(title="NASA CMR by earthaccess (EMIT)", product=PRODUCT, build=_build, credentials=FIELDS)
+SPEC = ProviderSpec(
+    title="NASA CMR by earthaccess (EMIT)",
+    product=PRODUCT,
+    build=_build,
+    credentials=FIELDS,
+    tells_revisions=True,
+)
 """CMR is public; files need an Earthdata Login."""
