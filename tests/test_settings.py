@@ -98,3 +98,16 @@ def test_root_options_come_from_the_environment(monkeypatch: pytest.MonkeyPatch)
 def test_a_provider_cannot_take_a_name_of_the_graph(name: str) -> None:
     with pytest.raises(SettingsError, match="is taken by a part of the graph"):
         parse_settings({"providers": {name: {"kind": "earth_search"}}})
+
+
+def test_a_webhook_is_named_and_never_written_down(tmp_path: Path) -> None:
+    file = tmp_path / "geostack.yaml"
+    file.write_text("automation: {notify: {webhook: 'https://hooks.example/very-secret'}}", encoding="utf-8")
+    with pytest.raises(SettingsError, match="env:NAME") as caught:
+        load_settings(file)
+    assert "secret" not in str(caught.value)
+    file.write_text("automation: {notify: {webhook: 'env:HOOK'}, freshness: null}", encoding="utf-8")
+    assert load_settings(file).automation.notify.webhook == "env:HOOK"
+    file.write_text("automation: {freshness: {warn_hours: 9, fail_hours: 8}}", encoding="utf-8")
+    with pytest.raises(SettingsError, match="warn_hours must be less"):
+        load_settings(file)
