@@ -174,6 +174,11 @@ class Sandbox:
         changed: list[str] = answer.raise_for_status().json()["changed"]
         return changed
 
+    def take_back_changes(self) -> list[str]:
+        """Take every change back, as if the sandbox had just started; return the granules that this changes."""
+        changed: list[str] = self._control.delete("/changes").raise_for_status().json()["changed"]
+        return changed
+
     def changes(self) -> dict[str, Any]:
         """Return the EMIT granules that are listed (with their revision), held back and deleted."""
         report: dict[str, Any] = self._control.get("/changes").raise_for_status().json()

@@ -38,6 +38,10 @@ class History(Protocol):
         """Change what is listed."""
         ...
 
+    def reset(self) -> Change:
+        """Forget every change."""
+        ...
+
     def report(self) -> dict[str, Any]:
         """Return what is listed, held back and deleted."""
         ...

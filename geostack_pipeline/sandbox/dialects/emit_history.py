@@ -13,6 +13,8 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
+import shapely
+
 from geostack_pipeline.errors import SettingsError
 from geostack_pipeline.sandbox.dialects.base import StoredObject
 from geostack_pipeline.sandbox.dialects.emit_granules import PROTECTED, Record, objects
@@ -44,13 +46,16 @@ class EmitHistory:
 
     Args:
         records: Every granule of the world, in its first state.
+        areas: What users look at: a wrong outline is put there.
     """
 
-    def __init__(self, records: Sequence[Record]) -> None:
+    def __init__(self, records: Sequence[Record], areas: Sequence[shapely.Polygon] = ()) -> None:
         self._lock = threading.RLock()
+        self._areas = shapely.union_all(list(areas)) if areas else None
         self._first = {record.name: record for record in records}
         self._listed = dict(self._first)
         self._held: dict[str, Record] = {}
+        self._held_first: dict[str, Record] = {}
         self._deleted: dict[str, Deletion] = {}
         self.state = 0
         """Counts the changes: who keeps something made of :meth:`listed` makes it anew when it differs."""
@@ -84,7 +89,33 @@ class EmitHistory:
                 for name in self._matching(self._first, part, "hold"):
                     if name in self._listed:
                         self._held[name] = self._listed.pop(name)
+            self._held_first = dict(self._held)
             self.state += 1
+
+    def reset(self) -> Changed:
+        """Forget every change: what was held back at the start is held back again."""
+        with self._lock:
+            redrawn = {
+                f"{record.folder}/{file}": stored
+                for record in self._first.values()
+                for file, stored in record.files.items()
+                if self.buckets[PROTECTED][f"{record.folder}/{file}"] is not stored
+            }
+            changed = sorted(
+                name
+                for name in self._first
+                if (self._first[name] is not self._listed.get(name)) != (name in self._held_first)
+            )
+            self._held = dict(self._held_first)
+            self._listed = {name: record for name, record in self._first.items() if name not in self._held}
+            self._deleted = {}
+            self._put(redrawn)
+            self.state += 1
+        return Changed(names=tuple(changed), objects={PROTECTED: redrawn} if redrawn else {})
+
+    def _put(self, contents: Mapping[str, StoredObject]) -> None:
+        self.buckets[PROTECTED].update(contents)
+        self.files.update({f"{PROTECTED}/{key}": stored for key, stored in contents.items()})
 
     def apply(self, change: Mapping[str, Any]) -> Changed:
         """Change every granule whose name holds the text ``item``; all of them in one instant.
@@ -161,17 +192,20 @@ class EmitHistory:
         for name in names:
             record = self._listed[name]
             if label is not None:
-                scene = next(
-                    (each.footprint for each in self._first.values() if each.name in record.sources), None
-                )
                 # Drawn from the first state: a label that was wrong can be put right.
-                drawn = redraw(self._first[name], label, scene)
+                drawn = redraw(self._first[name], label, self._room(record))
                 contents |= {f"{drawn.folder}/{file}": stored for file, stored in drawn.files.items()}
                 record = replace(record, files=drawn.files, footprint=drawn.footprint)
             self._listed[name] = replace(record, revised=when, made=when, revision=record.revision + 1)
-        self.buckets[PROTECTED].update(contents)
-        self.files.update({f"{PROTECTED}/{key}": stored for key, stored in contents.items()})
+        self._put(contents)
         return Changed(names=tuple(names), objects={PROTECTED: contents} if contents else {})
+
+    def _room(self, record: Record) -> shapely.Geometry | None:
+        scenes = [each.footprint for each in self._first.values() if each.name in record.sources]
+        if not scenes:
+            return self._areas
+        room = shapely.union_all(scenes)
+        return room if self._areas is None else shapely.intersection(room, self._areas)
 
     @staticmethod
     def _matching(records: Mapping[str, Record], part: str, action: str) -> list[str]:

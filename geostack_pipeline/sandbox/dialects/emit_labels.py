@@ -25,13 +25,13 @@ KINDS = ("true", "wider", "wrong")
 """``true``: as first drawn; ``wider``: one pixel more all around; ``wrong``: beside the plume, where there is no gas."""
 
 
-def redraw(record: Record, kind: str, scene: shapely.Polygon | None) -> Record:
+def redraw(record: Record, kind: str, room: shapely.Geometry | None) -> Record:
     """Return a plume's granule with its raster, its outline and its footprint drawn otherwise.
 
     Args:
         record: Granule of a plume as first drawn.
         kind: One of :data:`KINDS`.
-        scene: Footprint of the scene that it lies in: a wrong outline stays inside it where there is room.
+        room: Where a wrong outline is put, as far as it fits: the part of its scene that users look at.
 
     Raises:
         SettingsError: The granule is no plume.
@@ -52,7 +52,7 @@ def redraw(record: Record, kind: str, scene: shapely.Polygon | None) -> Record:
     if kind == "wider":
         values, affine = _wider(values, nodata, affine)
     else:
-        affine = _aside(values.shape, affine, scene)
+        affine = _aside(values.shape, affine, room)
     inside = values != nodata
     metadata = json.loads(_bytes(record.files[outlines[0]]))
     for feature in metadata["features"]:
@@ -87,22 +87,22 @@ def _wider(
 
 
 def _aside(
-    shape: tuple[int, ...], affine: tuple[float, ...], scene: shapely.Polygon | None
+    shape: tuple[int, ...], affine: tuple[float, ...], room: shapely.Geometry | None
 ) -> tuple[float, ...]:
-    """Return where the raster lies when it is moved by more than its own size, inside the scene if it fits."""
+    """Return where the raster lies when it is moved by more than its own size, in the room as far as it fits."""
     height, width = shape[0], shape[1]
     a, b, c, d, e, f = affine
     moved = [
         (a, b, c + dx * a * (width + 2), d, e, f + dy * e * (height + 2))
         for dx, dy in ((1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (-1, -1), (1, -1), (-1, 1))
     ]
-    if scene is None:
+    if room is None:
         return moved[0]
 
     def covered(place: tuple[float, ...]) -> float:
         west, north = place[2], place[5]
         box = shapely.box(west, north + e * height, west + a * width, north)
-        return float(shapely.area(shapely.intersection(box, scene)))
+        return float(shapely.area(shapely.intersection(box, room)))
 
     return max(moved, key=covered)
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 from weakref import WeakKeyDictionary
 
+import shapely
 from starlette.types import ASGIApp
 
 from geostack_pipeline.sandbox.dialects.base import Addresses, Publication
@@ -32,7 +33,8 @@ _histories: WeakKeyDictionary[World, EmitHistory] = WeakKeyDictionary()
 def history(world: World) -> EmitHistory:
     """Return the one history of a world: what one catalog lists the other lists too."""
     if world not in _histories:
-        _histories[world] = EmitHistory(records(world))
+        areas = [shapely.box(*area.bbox) for area in world.areas]
+        _histories[world] = EmitHistory(records(world), areas)
     return _histories[world]
 
 

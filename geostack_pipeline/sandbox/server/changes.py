@@ -30,14 +30,14 @@ class Changes:
         """Return what is listed, held back and deleted."""
         return self._history().report()
 
-    async def apply(self, change: Mapping[str, Any]) -> list[str]:
-        """Return the names of the granules that changed.
+    async def apply(self, change: Mapping[str, Any] | None) -> list[str]:
+        """Apply a change, or take all of them back (None); return the names of the granules that changed.
 
         Raises:
             SettingsError: No such change, or no catalog that changes is served.
         """
         async with self._one_at_a_time:
-            done = self._history().apply(change)
+            done = self._history().reset() if change is None else self._history().apply(change)
             if done.objects and self._private is not None:
                 await replace_objects(self._private(), done.objects)
         return list(done.names)

@@ -12,6 +12,7 @@
 ``POST /changes``          change them: ``{"action": "release" | "revise" | "delete", "item": "CH4PLM_002_20240607"}``;
                            ``revise`` takes ``"label": "wider" | "wrong" | "true"`` for a plume; ``"at"`` is the
                            revision date, which otherwise is now. Every granule with the text in its name changes
+``DELETE /changes``        take all of them back, as if the sandbox had just started
 =========================  =====================================================================
 """
 
@@ -65,17 +66,18 @@ def make_control_app(
         if request.method == "GET":
             return JSONResponse(changes.report())
         try:
-            names = await changes.apply(json.loads(await request.body()))
+            asked = None if request.method == "DELETE" else json.loads(await request.body())
+            names = await changes.apply(asked)
         except (SettingsError, ValueError, TypeError, AttributeError) as error:
             return JSONResponse({"error": str(error)}, 400)
-        return JSONResponse({"changed": names}, 201)
+        return JSONResponse({"changed": names}, 200 if asked is None else 201)
 
     return Starlette(
         routes=[
             Route("/", home),
             Route("/truth", truth),
             Route("/faults", faults, methods=["GET", "POST", "DELETE"]),
-            Route("/changes", change, methods=["GET", "POST"]),
+            Route("/changes", change, methods=["GET", "POST", "DELETE"]),
             Route("/log", requests, methods=["GET", "DELETE"]),
         ]
     )
