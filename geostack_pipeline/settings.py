@@ -225,7 +225,7 @@ class WindSettings(_Strict):
 class NewGranulesSettings(_Strict):
     """The sensor that hears of new, revised and deleted granules of EMIT."""
 
-    every_minutes: Annotated[float, Field(ge=0.1, le=1440)] = 15.0
+    every_minutes: Annotated[float, Field(ge=0.01, le=1440)] = 15.0
     """Time between two questions to the catalog."""
     overlap_hours: Annotated[float, Field(gt=0, le=168)] = 6.0
     """How long after its revision date a change may become visible; asked for again that long."""
@@ -238,7 +238,7 @@ class NewGranulesSettings(_Strict):
 class NewLabelsSettings(_Strict):
     """The sensor that has the plume model trained again."""
 
-    every_minutes: Annotated[float, Field(ge=0.1, le=1440)] = 60.0
+    every_minutes: Annotated[float, Field(ge=0.01, le=1440)] = 60.0
     granules: Annotated[int, Field(ge=1)] = 50
     """Granules with labels that the model in use has not learnt from, which start a training."""
     days: Annotated[float, Field(gt=0, le=3660)] = 30.0

@@ -354,3 +354,53 @@ def test_what_runs_by_itself_and_what_may_become_old() -> None:
     # A closed world has no next day.
     closed = build_definitions(parse_settings({**base, "end_date": datetime.now(UTC).date()}))
     assert closed.resolve_asset_graph().get(dg.AssetKey(["cmr_stac", "scenes"])).freshness_policy is None
+
+
+# -- schedules ----------------------------------------------------------------------------------------
+
+
+def test_an_unchanged_date_costs_one_search_and_no_work(loop: Loop, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in loop.sandbox.credentials().items():
+        monkeypatch.setenv(name, value)
+    # Today is long after the world: as if the date were one of the last days.
+    monkeypatch.setattr(scenes, "is_due", lambda *_: "asked within 7 days of its date")
+    schedule = loop.defs.resolve_schedule_def("cmr_stac_daily_ingest")
+    with dg.build_schedule_context(
+        instance=loop.instance,
+        scheduled_execution_time=datetime(2024, 6, 8, 4, 30, tzinfo=UTC),
+        repository_def=loop.defs.get_repository_def(),
+    ) as context:
+        (request, *_) = [
+            each
+            for each in schedule.evaluate_tick(context).run_requests or []
+            if each.partition_key == "2024-06-07"
+        ]
+
+    def run() -> tuple[dict[str, str], list[bool]]:
+        done = loop.defs.resolve_job_def("cmr_stac_daily").execute_in_process(
+            instance=loop.instance, partition_key=request.partition_key, run_config=request.run_config
+        )
+        assert done.success
+        reused = [
+            bool(event.materialization.metadata["reused"].value)
+            for event in done.all_events
+            if event.event_type_value == "ASSET_MATERIALIZATION"
+            and "reused" in event.materialization.metadata
+        ]
+        ws = loop.ws
+        pointers = {asset: ws.artifacts.pointer(asset, "2024-06-07") for asset in ws.artifacts.assets()}
+        return {
+            asset: pointer.version
+            for asset, pointer in pointers.items()
+            if pointer is not None and not asset.endswith("/ledger")
+        }, reused
+
+    before, built = run()
+    loop.sandbox.clear_log()
+    after, reused = run()
+    assert after == before
+    assert len(before) >= 4
+    assert not any(built)
+    assert reused == [True] * len(built)
+    asked = [(each["method"], each["path"]) for each in loop.sandbox.log()["entries"]]
+    assert asked == [("POST", "/cmr/stac/LPCLOUD/search")]
