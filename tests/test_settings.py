@@ -133,3 +133,16 @@ def test_the_wind_resource_takes_the_settings_or_its_own_source(tmp_path: Path) 
     assert other.limits.max_distance_km == 7.0
     file.write_text("areas: {}\n", encoding="utf-8")
     assert WindResource(settings_file=str(file)).open() is None
+
+
+def test_a_webhook_is_named_and_never_written_down(tmp_path: Path) -> None:
+    file = tmp_path / "geostack.yaml"
+    file.write_text("automation: {notify: {webhook: 'https://hooks.example/very-secret'}}", encoding="utf-8")
+    with pytest.raises(SettingsError, match="env:NAME") as caught:
+        load_settings(file)
+    assert "secret" not in str(caught.value)
+    file.write_text("automation: {notify: {webhook: 'env:HOOK'}, freshness: null}", encoding="utf-8")
+    assert load_settings(file).automation.notify.webhook == "env:HOOK"
+    file.write_text("automation: {freshness: {warn_hours: 9, fail_hours: 8}}", encoding="utf-8")
+    with pytest.raises(SettingsError, match="warn_hours must be less"):
+        load_settings(file)

@@ -7,6 +7,7 @@ import warnings
 import dagster as dg
 
 from geostack_pipeline.orchestration.assets import partitions, plumes_asset, provider_assets, published_asset
+from geostack_pipeline.orchestration.automation import sensors, with_freshness
 from geostack_pipeline.orchestration.io_managers import TableIOManager, TreeIOManager
 from geostack_pipeline.orchestration.jobs import provider_job, provider_schedule
 from geostack_pipeline.orchestration.resources import WindResource, WorkspaceResource, provider_resource
@@ -34,9 +35,10 @@ def build_definitions(settings: Settings, settings_file: str = "") -> dg.Definit
         if detecting:
             assets += [plumes_asset(detecting, days), published_asset(detecting, days)]
     return dg.Definitions(
-        assets=assets,
+        assets=with_freshness(assets, settings),
         jobs=list(jobs.values()),
         schedules=[provider_schedule(key, job, settings) for key, job in jobs.items()],
+        sensors=sensors(settings, jobs),
         resources={
             "workspace": WorkspaceResource(settings_file=settings_file),
             "wind": WindResource(settings_file=settings_file),
