@@ -67,7 +67,7 @@ class Scores:
     """Least-squares slope through zero over plume pixels, by seed."""
     auprc: list[float] = field(default_factory=list)
     auprc_strong: list[float] = field(default_factory=list)
-    """For pixels of at least `STRONG_PPM_M`."""
+    """For pixels of at least `STRONG_PPM_M`; NaN where a seed has none."""
     f1: list[float] = field(default_factory=list)
     """By seed, all at the threshold that is best over all seeds together."""
     f1_all: float = float("nan")
@@ -107,7 +107,8 @@ def score(maps: Sequence[Map]) -> Scores:
         out.bias_ppm_m.append(float((values[plume] - column[plume]).mean()))
         out.slope.append(float(values[plume] @ column[plume] / (column[plume] @ column[plume])))
         out.auprc.append(float(average_precision_score(plume, values)))
-        out.auprc_strong.append(float(average_precision_score(column >= STRONG_PPM_M, values)))
+        strong = column >= STRONG_PPM_M
+        out.auprc_strong.append(float(average_precision_score(strong, values)) if strong.any() else np.nan)
         said = values >= out.threshold
         out.f1.append(float(2.0 * (said & plume).sum() / max(said.sum() + plume.sum(), 1)))
     out.plume_threshold = _plume_threshold(maps)
