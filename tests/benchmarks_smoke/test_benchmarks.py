@@ -12,8 +12,6 @@ from typing import Any
 
 import pytest
 
-from benchmarks.report import Report, Table, Target
-
 ROOT = Path(__file__).parents[2]
 
 
