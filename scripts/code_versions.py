@@ -48,6 +48,7 @@ SOURCES: dict[str, tuple[str, ...]] = {
         "!methane/rates.py",
         "!methane/wind.py",
         "cube/write*.py",
+        "cube/ortho.py",
         "data/ch4_sentinel2.csv",
         "data/ch4_radiance.csv",
         "data/emit_noise.csv",
