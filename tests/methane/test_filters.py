@@ -50,6 +50,7 @@ def test_mag1c_agrees_with_float64_to_five_ppm_m_without_a_flip_of_the_support(s
     assert np.array_equal(found.enhancement[good] > 0, expected[good] > 0)
 
 
+@pytest.mark.slow  # compiles a kernel of its own
 def test_mag1c_without_64_bit_types_agrees_too(scene):
     """What accelerators compute: CholeskyQR2, all in single precision."""
     x, good, unit, _ = scene
