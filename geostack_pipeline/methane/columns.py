@@ -85,8 +85,9 @@ def filter_columns(
     weight[:columns, :lines] = good
     target = np.pad(np.asarray(unit, np.float64), ((0, right), (0, 0)))
     known = np.full((3, bands), np.nan) if noise is None else noise
-    # 64-bit types exist in this block alone: the rest of the package computes in 32.
-    with jax.enable_x64(method == "cmf"), one_thread_per_factor():
+    # 64-bit types exist in this block alone: the rest of the package computes in 32.  mag1c uses them where they are
+    # cheap, for its one factor.
+    with jax.enable_x64(method == "cmf" or jax.default_backend() == "cpu"), one_thread_per_factor():
         dtype = np.float64 if method == "cmf" else np.float32
         found = filter_block(
             x,

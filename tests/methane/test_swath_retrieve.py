@@ -68,6 +68,7 @@ def test_mag1c_keeps_the_two_sided_field_beside_the_sparse_one(granule):
     assert fields["ch4_uncertainty"].attrs["units"] == "ppm m"
 
 
+@pytest.mark.slow  # compiles a kernel of its own
 def test_a_short_granule_takes_neighbouring_columns_together():
     node, _ = emit_node(lines=60, samples=30, plumes=0)
     fields = retrieve_granule(node, [mask_node(node)], method="cmf")
@@ -148,7 +149,7 @@ def test_the_catalogs_own_product_is_taken_as_it_is():
         retrieve_granule(product_node(nan=True), [])
 
 
-@pytest.mark.parametrize("reflectance", [True, False])
+@pytest.mark.parametrize("reflectance", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_a_map_is_filtered_as_a_whole_and_called_experimental(reflectance):
     node, planted = enmap_node(reflectance=reflectance)
     fields = retrieve_granule(node, [], method="cmf")
@@ -167,6 +168,7 @@ def test_a_map_is_filtered_as_a_whole_and_called_experimental(reflectance):
     assert {row["maturity"] for row in table.to_pylist()} == {"experimental"}
 
 
+@pytest.mark.slow  # compiles a kernel of its own
 def test_the_strongest_planted_plume_is_a_candidate_and_the_map_without_gives_none(granule):
     node, _, mask, _ = granule
     fields = retrieve_granule(node, [mask], method="mag1c")
