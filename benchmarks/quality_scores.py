@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,7 +48,12 @@ class Map:
     leaks: Sequence[Leak]
     pixel_m: float
 
-    @property
+    @cached_property
+    def near(self) -> NDArray[np.bool_]:
+        """Pixels in or beside a plume, its thin parts as well."""
+        return np.asarray(ndimage.binary_dilation(self.column >= TRUE_PPM_M / 4.0, _EIGHT))
+
+    @cached_property
     def known(self) -> NDArray[np.bool_]:
         """Pixels with a value."""
         return np.isfinite(self.estimate)
@@ -129,8 +135,7 @@ def _objects(each: Map, threshold: float) -> tuple[NDArray[np.int32], int, NDArr
     sizes = np.bincount(labels.ravel(), minlength=count + 1)
     labels[sizes[labels] < LEAST_PIXELS] = 0
     touched = np.zeros(count + 1, bool)
-    near = ndimage.binary_dilation(each.column >= TRUE_PPM_M / 4.0, _EIGHT)
-    touched[np.unique(labels[near])] = True
+    touched[np.unique(labels[each.near])] = True
     large = sizes >= LEAST_PIXELS
     return labels, count, ~touched & large & (np.arange(count + 1) > 0)
 
@@ -141,15 +146,14 @@ def _plume_threshold(maps: Sequence[Map]) -> float:
     values = np.concatenate([each.estimate[each.known] for each in maps])
     low, high = float(np.quantile(values, 0.9)), float(values.max())
 
-    def false_rate(threshold: float) -> float:
-        return float(sum(_objects(each, threshold)[2].sum() for each in maps)) / area
-
-    # Fewer and fewer false objects from here on up: below, they grow together.
-    grid = np.geomspace(max(low, 1.0), high, 40)
-    rates = np.array([false_rate(at) for at in grid])
-    peak = int(np.argmax(rates))
-    passing = np.flatnonzero((rates <= FALSE_PER_100_KM2) & (np.arange(len(grid)) >= peak))
-    return float(grid[passing[0]]) if len(passing) else high
+    # From the top down, where there are few and small groups: below the first excess there are only more.
+    grid = np.geomspace(max(low, 1.0), high, 40)[::-1]
+    best = high
+    for threshold in grid:
+        if sum(_objects(each, threshold)[2].sum() for each in maps) > FALSE_PER_100_KM2 * area:
+            break
+        best = float(threshold)
+    return best
 
 
 def _plumes(each: Map, out: Scores) -> None:
