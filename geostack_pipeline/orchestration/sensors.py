@@ -24,7 +24,7 @@ NEW_LABELS = "enough_new_labels"
 FAILED_RUNS = "failed_runs"
 RETRAIN = "retrain"
 """Name of the job that trains, judges and perhaps promotes a model."""
-RETRAIN_TAG = "geostack/retrain"
+RETRAIN_TAG = ("geostack/job", RETRAIN)
 """Tag of its runs, of which dagster.yaml lets one run at a time."""
 CHANGES_TAG = "geostack/changes"
 TRIGGER_TAG = "geostack/trigger"
@@ -119,7 +119,11 @@ def new_labels_sensor(job: Job, settings: Settings, state: LabelState) -> dg.Sen
         context.log.info("%s", decision.reason)
         requests = []
         if decision.start is not None:
-            tags = {RETRAIN_TAG: "1", TRIGGER_TAG: NEW_LABELS, "geostack/new_labels": str(decision.new)}
+            tags = {
+                RETRAIN_TAG[0]: RETRAIN_TAG[1],
+                TRIGGER_TAG: NEW_LABELS,
+                "geostack/new_labels": str(decision.new),
+            }
             requests.append(dg.RunRequest(run_key=decision.start, job_name=name, tags=tags))
         return dg.SensorResult(
             run_requests=requests,

@@ -84,7 +84,10 @@ class Loop:
 
 
 @pytest.fixture
-def loop(nasa: Sandbox, tmp_path: Path) -> Iterator[Loop]:
+def loop(nasa: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Loop]:
+    # Resources are bound to what is set when the code location is built.
+    for name, value in nasa.credentials().items():
+        monkeypatch.setenv(name, value)
     nasa.clear_faults()
     nasa.take_back_changes()
     with dg.instance_for_test() as instance:
@@ -169,14 +172,10 @@ def test_a_failed_page_stops_the_turn_and_loses_nothing(loop: Loop, monkeypatch:
     assert len(json.loads(loop.cursor or "")["providers"]["cmr_stac"]["seen"]) == 2
 
 
-def test_a_poisoned_label_is_other_bytes_under_the_same_name(
-    loop: Loop, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_poisoned_label_is_other_bytes_under_the_same_name(loop: Loop) -> None:
     """CMR-STAC shows no revision: the run has to compare the cached files with their sources."""
     from geostack_pipeline.stages import granules, selected
 
-    for name, value in loop.sandbox.credentials().items():
-        monkeypatch.setenv(name, value)
     provider = loop.settings.build_provider("cmr_stac")
 
     def files(*, refresh: bool) -> dict[str, str]:
@@ -241,7 +240,7 @@ def test_a_training_waits_for_the_one_that_runs(tmp_path: Path) -> None:
         instance.report_run_canceled(run)
         started = turn(meant.cursor)
         (request,) = started.run_requests
-        assert request.tags[sensors.RETRAIN_TAG] == "1"
+        assert request.tags[sensors.RETRAIN_TAG[0]] == sensors.RETRAIN_TAG[1]
         assert turn(meant.cursor).run_requests[0].run_key == request.run_key
         # Refused or promoted: the same labels start nothing more.
         assert not turn(turn(started.cursor).cursor).run_requests
@@ -255,7 +254,8 @@ def test_the_daemon_lets_one_training_run_at_a_time(tmp_path: Path) -> None:
     with dg.DagsterInstance.from_config(str(tmp_path)) as instance:
         limits = instance.get_concurrency_config().run_queue_config
         assert limits is not None
-        assert {"key": sensors.RETRAIN_TAG, "limit": 1} in limits.tag_concurrency_limits
+        key, value = sensors.RETRAIN_TAG
+        assert {"key": key, "value": value, "limit": 1} in limits.tag_concurrency_limits
         assert instance.run_retries_enabled
         assert instance.run_retries_max_retries == 0
         assert instance.freshness_enabled
@@ -360,8 +360,6 @@ def test_what_runs_by_itself_and_what_may_become_old() -> None:
 
 
 def test_an_unchanged_date_costs_one_search_and_no_work(loop: Loop, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in loop.sandbox.credentials().items():
-        monkeypatch.setenv(name, value)
     # Today is long after the world: as if the date were one of the last days.
     monkeypatch.setattr(scenes, "is_due", lambda *_: "asked within 7 days of its date")
     schedule = loop.defs.resolve_schedule_def("cmr_stac_daily_ingest")

@@ -34,6 +34,9 @@ def ended(instance: dg.DagsterInstance) -> int:
 def main() -> None:
     """Do turns until standard input ends."""
     home = os.environ["DAGSTER_HOME"]
+    answers = os.fdopen(os.dup(sys.stdout.fileno()), "w", buffering=1)
+    # Dagster logs to standard output; the test reads answers only.
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     target = WorkspaceFileTarget([str(Path(home) / "workspace.yaml")])
     with (
         dg.DagsterInstance.get() as instance,
@@ -55,7 +58,7 @@ def main() -> None:
                     )
                 )
                 time.sleep(0.2)
-            print("done", flush=True)
+            answers.write("done\n")
 
 
 if __name__ == "__main__":
