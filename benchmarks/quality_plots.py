@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import matplotlib as mpl
+import matplotlib.ticker
 import numpy as np
 
 from benchmarks.quality_scores import TRUE_PPM_M, Map, Scores
@@ -63,6 +64,7 @@ def _detection(axes: Axes, scores: Mapping[str, Scores], bins: Sequence[tuple[fl
         axes.plot(centres, [found[here].mean() if here.any() else np.nan for here in inside], "o", markersize=4,
                   **_style(name))  # fmt: skip
     axes.set(xscale="log", xlabel="rate of the leak, kg/h", ylabel="share found", ylim=(-0.03, 1.03))
+    axes.xaxis.set_minor_formatter(mpl.ticker.NullFormatter())
     axes.set_title("plumes, at one false one per 100 km2")
 
 
@@ -88,7 +90,8 @@ def _example(example: Mapping[str, Map], path: Path) -> None:
         axes.set_ylabel(name, fontsize=8)
         axes.set_xticks([])
         axes.set_yticks([])
-    coarse = example["MBMP, blurred"].estimate.T
+    # Lines of the swath count northwards, rows of the map southwards.
+    coarse = example["MBMP, blurred"].estimate[::-1].T
     axes = rows[-1]
     axes.imshow(coarse, vmin=0.0, vmax=6000.0, cmap="inferno", aspect="auto")
     axes.set_ylabel("MBMP, blurred\n(to 6000)", fontsize=8)
