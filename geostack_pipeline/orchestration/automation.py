@@ -28,9 +28,10 @@ def sensors(
 def with_freshness(
     assets: Sequence[dg.AssetsDefinition], settings: Settings
 ) -> Sequence[dg.AssetsDefinition]:
-    """Return the assets with a policy of how old their newest materialization may be.
+    """Return the assets, those with dates with a policy of how old their newest materialization may be.
 
-    The daily schedule materializes every asset, also where nothing changed.  With an ``end_date`` there is no next day.
+    The daily schedule materializes every one of them, also where nothing changed.  With an ``end_date`` there is no next
+    day.
     """
     limits = settings.automation.freshness
     if limits is None or settings.end_date is not None:
@@ -43,5 +44,8 @@ def with_freshness(
         warnings.simplefilter("ignore", dg.PreviewWarning)
         warnings.simplefilter("ignore", dg.BetaWarning)
         return [
-            asset.map_asset_specs(lambda spec: dg.apply_freshness_policy(spec, policy)) for asset in assets
+            asset
+            if asset.partitions_def is None
+            else asset.map_asset_specs(lambda spec: dg.apply_freshness_policy(spec, policy))
+            for asset in assets
         ]

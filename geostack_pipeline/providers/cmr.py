@@ -40,7 +40,9 @@ ATTEMPTS = 5
 WALKS = 3
 """Walks through the pages before differing counts are an error: a revision in between moves a granule out of a page."""
 REQUEST_TIMEOUT_S = 30.0
-DEADLINE_S = 300.0
+"""Time limit of one answer, to its last byte."""
+DEADLINE_S = 50.0
+"""Dagster cuts a sensor's turn off after 60 s."""
 LONGEST_WAIT_S = 60.0
 """Longest wait that one ``Retry-After`` is granted."""
 

@@ -28,9 +28,11 @@ DAYS = ("2024-06-03", "2024-06-06", "2024-06-07", "2024-06-09")
 
 
 @pytest.fixture(scope="module")
-def nasa(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sandbox]:
-    folder = tmp_path_factory.mktemp("world")
-    with Sandbox.start(folder, small=True, providers=["cmr_stac"], held=["20240609"]) as sandbox:
+def nasa(swath_world: Any) -> Iterator[Sandbox]:
+    # Rendered once for all tests that look at EMIT.
+    with Sandbox.start(
+        swath_world.folder.parent, small=True, providers=["cmr_stac"], held=["20240609"]
+    ) as sandbox:
         yield sandbox
 
 
@@ -401,4 +403,5 @@ def test_an_unchanged_date_costs_one_search_and_no_work(loop: Loop, monkeypatch:
     assert not any(built)
     assert reused == [True] * len(built)
     asked = [(each["method"], each["path"]) for each in loop.sandbox.log()["entries"]]
-    assert asked == [("POST", "/cmr/stac/LPCLOUD/search")]
+    # One search: a request for each area.
+    assert asked == [("POST", "/cmr/stac/LPCLOUD/search")] * len(loop.settings.areas)

@@ -62,7 +62,7 @@ def daemon(home: Path, settings: Path) -> Iterator[Daemon]:
             text=True,
             start_new_session=True,
         )
-    stuck = Timer(300.0, process.kill)
+    stuck = Timer(600.0, process.kill)
     stuck.start()
     try:
         yield Daemon(process)
@@ -74,6 +74,7 @@ def daemon(home: Path, settings: Path) -> Iterator[Daemon]:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_a_daemon_that_is_killed_requests_each_run_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -31,8 +31,9 @@ NOW = datetime(2024, 7, 1, tzinfo=UTC)
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("world")
+def folder(swath_world: Any) -> Path:
+    # Rendered once for all tests that look at EMIT.
+    return Path(swath_world.folder.parent)
 
 
 @pytest.fixture(scope="module")
