@@ -361,6 +361,7 @@ def test_what_runs_by_itself_and_what_may_become_old() -> None:
 # -- schedules ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_an_unchanged_date_costs_one_search_and_no_work(loop: Loop, monkeypatch: pytest.MonkeyPatch) -> None:
     # Today is long after the world: as if the date were one of the last days.
     monkeypatch.setattr(scenes, "is_due", lambda *_: "asked within 7 days of its date")
