@@ -111,5 +111,5 @@ def _robust(values: npt.NDArray[np.floating]) -> tuple[float, float]:
 
 
 def matched_filter_score(stack: Floats, about: Background) -> npt.NDArray[np.float64]:
-    """Return the baseline's score: the blurred matched filter in its own standard deviations, NaN where masked."""
-    return (blurred(stack[0]) - about.blurred_centre) / about.blurred_scatter
+    """Return the baseline's score: the blurred matched filter above its median, ppm m, NaN where masked."""
+    return blurred(stack[0]) - about.blurred_centre

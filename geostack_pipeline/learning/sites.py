@@ -35,8 +35,14 @@ class Splitter:
         """Return what a cell is for."""
         return "test" if _unit("cell", column, row) < self.test_share else "learn"
 
-    def of(self, box: Box, moment: datetime) -> Split | None:
-        """Return the split of what lies in a box; None where the box reaches cells of both kinds."""
+    def of(self, box: Box, moment: datetime, granule: Box | None = None) -> Split | None:
+        """Return the split of what lies in a box; None where the box reaches cells of both kinds.
+
+        Args:
+            box: Of a granule, or of a tile.
+            moment: When the granule was taken.
+            granule: Box of the granule of a tile: all its tiles for learning share one split.
+        """
         west, south, east, north = box
         kinds = {
             self.of_cell(column, row)
@@ -47,6 +53,7 @@ class Splitter:
             return None
         if kinds == {"test"}:
             return "test"
+        west, south, east, north = granule or box
         column = math.floor((west + east) / 2.0 / self.cell_deg)
         row = math.floor((south + north) / 2.0 / self.cell_deg)
         held_back = _unit("month", column, row, moment.year, moment.month) < self.validation_share

@@ -145,7 +145,7 @@ def _read_holdings(ws: Workspace, provider: str, day: str, cube: Snapshot) -> _H
         assets = about.get("source_assets") or ()
         if ENHANCEMENT not in assets and PLUME not in assets:
             continue
-        place = {
+        place: dict[str, Any] = {
             "item_id": str(about["item_id"]),
             "version": str(about["collection"])[-3:],
             "moment": datetime.fromisoformat(str(about["datetime"])),
@@ -372,7 +372,8 @@ def _write(
         finish_tree(zarr, {"tile": own.tile, "overlap": own.overlap})
         table = pl.DataFrame(rows, schema=MEMBERS_SCHEMA)
         attempt.put("members.parquet", parquet_bytes(table))
-        attempt.put("dropped.parquet", parquet_bytes(pl.DataFrame(drops, schema=DROPPED_SCHEMA)))
+        dropped = pl.DataFrame(drops, schema=DROPPED_SCHEMA).sort("item_id", "reason", "detail")
+        attempt.put("dropped.parquet", parquet_bytes(dropped))
         blobs = sorted({blob for label in labels.values() for blob in label.blobs})
         return attempt.commit(meta=_meta(own, taught, table, drops), blobs=blobs)
 
@@ -439,7 +440,7 @@ def member_tiles(
         "node": member.granule.node,
         "cube": cubes[member.granule.provider, member.granule.day].version,
         "label_nodes": [
-            "/".join((label.provider, label.day, cubes[label.provider, label.day].version, label.node))
+            f"{label.provider}/{label.day}/{cubes[label.provider, label.day].version}/{label.node}"
             for label in member.labels
         ],
         "tiles_sha256": None if tiles is None else tiles_digest(tiles),
@@ -541,7 +542,7 @@ def _tiles(own: LearningSettings, member: Member, granule: Fields, rule: Splitte
     for row, column in tiles.corners((shape[0], shape[1]), own.tile, own.overlap):
         bottom, right = min(row + own.tile, shape[0]), min(column + own.tile, shape[1])
         box = (west + column * wide, north - bottom * high, west + right * wide, north - row * high)
-        split = rule.of(box, member.granule.moment)
+        split = rule.of(box, member.granule.moment, granule.box)
         part = granule.target[row:bottom, column:right]
         if split not in {"train", "validation"} or (part != targets.IGNORED).mean() < _SMALLEST_VALID:
             continue
