@@ -286,12 +286,9 @@ class Settings(_Strict):
     areas: Mapping[str, AreaSettings] = Field(default_factory=dict)
     providers: Mapping[str, ProviderSettings] = Field(default_factory=dict)
     methane: MethaneSettings = MethaneSettings()
-<<<<<<< HEAD
     wind: WindSettings | None = None
     """None: plumes have no emission rate."""
-=======
     learning: LearningSettings = LearningSettings()
->>>>>>> 702fc70 (Find labelled granules among the stored cubes and cut a training set with a version of its own)
     egress_usd_per_gb: Mapping[str, Annotated[float, Field(ge=0)]] = Field(default_factory=dict)
     """Host, bucket or container, as the ledger names it -> what reading a GB from it costs you."""
 

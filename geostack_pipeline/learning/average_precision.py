@@ -29,7 +29,7 @@ class Ranking:
     @property
     def granules(self) -> int:
         """Number of granules."""
-        return self.hits.shape[0]
+        return len(self.hits)
 
     def average_precision(self, times: Doubles | None = None) -> Doubles:
         """Return average precision, NaN where there is no plume pixel.

@@ -12,7 +12,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import jax
 import numpy as np
@@ -79,10 +79,12 @@ class Checkpoints:
                 action="remove the folder, or continue that training",
             )
 
-    def __enter__(self) -> Checkpoints:
+    def __enter__(self) -> Self:
+        """Return itself."""
         return self
 
     def __exit__(self, *_: object) -> None:
+        """Close the files."""
         self._manager.close()
 
     def save(self, state: State) -> None:
@@ -122,7 +124,7 @@ class Checkpoints:
                 action="remove the folder, or choose the profile that it was made with",
             )
         target = {
-            f"{number:04d}": jax.ShapeDtypeStruct(np.shape(leaf), np.asarray(leaf).dtype)
+            f"{number:04d}": np.zeros(np.shape(leaf), np.asarray(leaf).dtype)
             for number, leaf in enumerate(leaves)
         }
         found = self._manager.restore(

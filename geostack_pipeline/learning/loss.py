@@ -32,4 +32,5 @@ def loss(recipe: Recipe, logits: Array, target: Array, weight: Array) -> Array:
     false = (probability * (1.0 - truth) * counted).sum()
     missed = ((1.0 - probability) * truth * counted).sum()
     index = (hit + 1.0) / (hit + recipe.alpha * false + recipe.beta * missed + 1.0)
-    return (1.0 - recipe.tversky) * mean + recipe.tversky * (1.0 - index)
+    value: Array = (1.0 - recipe.tversky) * mean + recipe.tversky * (1.0 - index)
+    return value

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import cast
-
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -75,7 +73,7 @@ class PlumeNet(eqx.Module):
             kept.append(x)
         for level in range(len(self.up) - 1, -1, -1):
             x = self.up[level](jnp.concatenate([kept[level], _doubled(x)]))
-        return cast("Array", (self.head(x) + self.direct(features))[0] - 3.0)
+        return (self.head(x) + self.direct(features))[0] - 3.0
 
 
 def _halved(x: Array) -> Array:
@@ -117,7 +115,7 @@ def _blurred(values: Array, good: Array) -> Array:
     """
 
     def along(x: Array) -> Array:
-        return _band(x.shape[0]) @ x @ _band(x.shape[1])
+        return jnp.asarray(_band(x.shape[0])) @ x @ jnp.asarray(_band(x.shape[1]))
 
     return along(values) / jnp.maximum(along(good.astype(values.dtype)), 1e-6)
 

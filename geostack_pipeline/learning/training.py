@@ -81,7 +81,7 @@ def compiled(recipe: Recipe, seed: int) -> Step:
     devices = jax.devices()
     count = max(n for n in range(1, len(devices) + 1) if recipe.batch % n == 0)
     mesh = Mesh(np.array(devices[:count]), ("batch",))
-    spread, everywhere = NamedSharding(mesh, PartitionSpec("batch")), NamedSharding(mesh, PartitionSpec())
+    spread, everywhere = _sharding(mesh, "batch"), _sharding(mesh)
     weights, static = eqx.partition(new_network(recipe.architecture, seed), eqx.is_array)
     update = optimiser(recipe)
 
@@ -100,7 +100,7 @@ def compiled(recipe: Recipe, seed: int) -> Step:
 
     def place(batch: Batch) -> Batch:
         parts = jax.device_put(_parts(batch), spread)
-        return Batch(stack=parts[0], target=parts[1], background=parts[2], weight=parts[3])  # type: ignore[arg-type]
+        return Batch(stack=parts[0], target=parts[1], background=parts[2], weight=parts[3])
 
     return Step(
         run=lambda weights, state, batch: run(weights, state, _parts(batch)),
@@ -110,6 +110,10 @@ def compiled(recipe: Recipe, seed: int) -> Step:
         optimiser=jax.device_put(update.init(weights), everywhere),
         static=static,
     )
+
+
+def _sharding(mesh: Mesh, *axes: str) -> NamedSharding:
+    return NamedSharding(mesh, PartitionSpec(*axes))  # type: ignore[no-untyped-call]
 
 
 def _parts(batch: Batch) -> tuple[Any, ...]:

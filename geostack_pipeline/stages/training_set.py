@@ -639,10 +639,11 @@ def problem(snapshot: Snapshot) -> str | None:
 
 def stored_members(ws: Workspace, snapshot: Snapshot) -> list[tuple[Member, dict[tuple[str, str], Snapshot]]]:
     """Return the members of a stored training set, each with the versions of the cubes that it was cut from."""
-    return [_stored_member(ws, row) for row in snapshot.open("members").iter_rows(named=True)]
+    return [stored_member(ws, row) for row in snapshot.open("members").iter_rows(named=True)]
 
 
-def _stored_member(ws: Workspace, row: Mapping[str, Any]) -> tuple[Member, dict[tuple[str, str], Snapshot]]:
+def stored_member(ws: Workspace, row: Mapping[str, Any]) -> tuple[Member, dict[tuple[str, str], Snapshot]]:
+    """Return the member of a stored row, and the versions of the cubes that it was cut from."""
     cubes: dict[tuple[str, str], Snapshot] = {}
     moment = datetime.fromisoformat(row["datetime"])
     place: dict[str, Any] = {
