@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, cast
 
@@ -77,12 +78,43 @@ def schedule(recipe: Recipe) -> optax.Schedule:
 
 def compiled(recipe: Recipe, seed: int) -> Step:
     """Return the step of a recipe, with fresh weights."""
+    functions = _functions(recipe)
+    weights = eqx.filter(new_network(recipe.architecture, seed), eqx.is_array)
+    # Every part of a fresh state is zero; asking optax for its shapes compiles nothing.
+    shapes = jax.eval_shape(optimiser(recipe).init, weights)
+    state = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
+
+    def place(batch: Batch) -> Batch:
+        parts = jax.device_put(_parts(batch), functions.spread)
+        return Batch(stack=parts[0], target=parts[1], background=parts[2], weight=parts[3])
+
+    return Step(
+        run=lambda weights, state, batch: functions.run(weights, state, _parts(batch)),
+        judge=lambda weights, batch: functions.judge(weights, _parts(batch)),
+        place=place,
+        weights=jax.device_put(weights, functions.everywhere),
+        optimiser=jax.device_put(state, functions.everywhere),
+        static=functions.static,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Functions:
+    run: Callable[..., tuple[Any, Any, Array]]
+    judge: Callable[..., Array]
+    spread: NamedSharding
+    everywhere: NamedSharding
+    static: Any
+
+
+@lru_cache(maxsize=8)
+def _functions(recipe: Recipe) -> _Functions:
+    """Return the compiled functions of a recipe; a second training of the process compiles nothing."""
     # As many devices as share the batch evenly.
     devices = jax.devices()
     count = max(n for n in range(1, len(devices) + 1) if recipe.batch % n == 0)
     mesh = Mesh(np.array(devices[:count]), ("batch",))
-    spread, everywhere = _sharding(mesh, "batch"), _sharding(mesh)
-    weights, static = eqx.partition(new_network(recipe.architecture, seed), eqx.is_array)
+    _, static = eqx.partition(new_network(recipe.architecture, 0), eqx.is_array)
     update = optimiser(recipe)
 
     def judged(weights: Any, parts: tuple[Array, ...]) -> Array:
@@ -95,19 +127,11 @@ def compiled(recipe: Recipe, seed: int) -> Step:
         change, state = update.update(gradient, state, weights)
         return optax.apply_updates(weights, change), state, value
 
-    run = jax.jit(stepped, donate_argnums=(0, 1))
-    judge = jax.jit(judged)
-
-    def place(batch: Batch) -> Batch:
-        parts = jax.device_put(_parts(batch), spread)
-        return Batch(stack=parts[0], target=parts[1], background=parts[2], weight=parts[3])
-
-    return Step(
-        run=lambda weights, state, batch: run(weights, state, _parts(batch)),
-        judge=lambda weights, batch: judge(weights, _parts(batch)),
-        place=place,
-        weights=jax.device_put(weights, everywhere),
-        optimiser=jax.device_put(update.init(weights), everywhere),
+    return _Functions(
+        run=jax.jit(stepped, donate_argnums=(0, 1)),
+        judge=jax.jit(judged),
+        spread=_sharding(mesh, "batch"),
+        everywhere=_sharding(mesh),
         static=static,
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Any, cast
 
 import equinox as eqx
@@ -14,25 +15,33 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from geostack_pipeline.errors import IntegrityError
-from geostack_pipeline.learning.network import PlumeNet, new_network
+from geostack_pipeline.learning.network import PlumeNet, skeleton
 from geostack_pipeline.learning.profiles import Architecture
 
 Named = dict[str, npt.NDArray[Any]]
 
 
 def named(model: Any) -> Named:
-    """Return the arrays of a tree by their paths in it."""
-    leaves = jax.tree_util.tree_leaves_with_path(eqx.filter(model, eqx.is_array))
-    return {jax.tree_util.keystr(path, simple=True, separator="."): np.asarray(leaf) for path, leaf in leaves}
+    """Return the arrays of a network by their paths in it."""
+    return {name: np.asarray(leaf) for name, leaf in _leaves(model)}
+
+
+def _leaves(model: Any) -> list[tuple[str, Any]]:
+    leaves = jax.tree_util.tree_leaves_with_path(eqx.filter(model, _is_weight))
+    return [(jax.tree_util.keystr(path, simple=True, separator="."), leaf) for path, leaf in leaves]
+
+
+def _is_weight(leaf: Any) -> bool:
+    return eqx.is_array(leaf) or isinstance(leaf, jax.ShapeDtypeStruct)
 
 
 def fill(model: PlumeNet, arrays: Named, subject: str) -> PlumeNet:
-    """Return a network of the same architecture with other weights.
+    """Return a network, given as it is or as its shapes alone, with other weights.
 
     Raises:
         IntegrityError: Names or shapes are those of another architecture.
     """
-    own = named(model)
+    own = dict(_leaves(model))
     odd = sorted(
         name
         for name in own.keys() | arrays.keys()
@@ -50,12 +59,12 @@ def fill(model: PlumeNet, arrays: Named, subject: str) -> PlumeNet:
             action="use the architecture that the weights were trained with, or train again",
         )
     ordered = iter([arrays[name] for name in own])
-    dynamic, static = eqx.partition(model, eqx.is_array)
+    dynamic, static = eqx.partition(model, _is_weight)
     filled = jax.tree.map(lambda _: jnp.asarray(next(ordered)), dynamic)
     return cast("PlumeNet", eqx.combine(filled, static))
 
 
-def _shape(arrays: Named, name: str) -> str:
+def _shape(arrays: Mapping[str, Any], name: str) -> str:
     return f"{arrays[name].dtype}{list(arrays[name].shape)}" if name in arrays else "none"
 
 
@@ -79,4 +88,4 @@ def load_weights(data: bytes, architecture: Architecture, subject: str) -> Plume
             found=str(error)[:160],
             action="roll back to another version, or train again",
         ) from None
-    return fill(new_network(architecture, 0), arrays, subject)
+    return fill(skeleton(architecture), arrays, subject)
