@@ -268,8 +268,6 @@ class LearningSettings(_Strict):
         return self
 
 
-
-
 class Settings(_Strict):
     """The whole file."""
 

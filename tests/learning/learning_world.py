@@ -167,7 +167,7 @@ def _store_day(ws: Workspace, provider: str, day: str, granules: Sequence[Made])
         for name, node in nodes.items():
             write_node(zarr, name, node)
         finish_tree(zarr, {})
-        snapshot = attempt.commit(meta={}, nodes={name: version for name in nodes})
+        snapshot = attempt.commit(meta={}, nodes=dict.fromkeys(nodes, version))
     ws.artifacts.point(snapshot)
 
 
