@@ -9,7 +9,7 @@ import sys
 
 from benchmarks import machine
 
-NAMES = ("search", "fetch", "swath", "orchestration", "chunks", "timeline", "loader")
+NAMES = ("search", "fetch", "swath", "orchestration", "chunks", "timeline", "loader", "learning")
 
 
 def main(arguments: list[str] | None = None) -> int:
