@@ -158,11 +158,12 @@ def new_network(architecture: Architecture, seed: int) -> PlumeNet:
     network: PlumeNet = eqx.combine(jax.tree.unflatten(structure, made), static)
     direct = np.zeros(network.direct.weight.shape, np.float32)
     direct[0, 2] = 3.0
-    return eqx.tree_at(
+    started: PlumeNet = eqx.tree_at(
         lambda tree: (tree.head.weight, tree.direct.weight),
         network,
         (network.head.weight * 0.1, jnp.asarray(direct)),
     )
+    return started
 
 
 def parameters(model: PlumeNet) -> int:

@@ -7,8 +7,9 @@ import warnings
 import dagster as dg
 
 from geostack_pipeline.orchestration.assets import partitions, plumes_asset, provider_assets, published_asset
-from geostack_pipeline.orchestration.io_managers import TableIOManager, TreeIOManager
+from geostack_pipeline.orchestration.io_managers import ModelIOManager, TableIOManager, TreeIOManager
 from geostack_pipeline.orchestration.jobs import provider_job, provider_schedule
+from geostack_pipeline.orchestration.learning_assets import learning_assets, retrain_job
 from geostack_pipeline.orchestration.resources import WindResource, WorkspaceResource, provider_resource
 from geostack_pipeline.settings import Settings
 
@@ -33,15 +34,18 @@ def build_definitions(settings: Settings, settings_file: str = "") -> dg.Definit
         detecting = [key for key in keys if products[key].methane]
         if detecting:
             assets += [plumes_asset(detecting, days), published_asset(detecting, days)]
+        training = learning_assets(settings)
+        assets += training
     return dg.Definitions(
         assets=assets,
-        jobs=list(jobs.values()),
+        jobs=[*jobs.values(), *([retrain_job()] if training else [])],
         schedules=[provider_schedule(key, job, settings) for key, job in jobs.items()],
         resources={
             "workspace": WorkspaceResource(settings_file=settings_file),
             "wind": WindResource(settings_file=settings_file),
             "tables": TableIOManager(settings_file=settings_file),
             "trees": TreeIOManager(settings_file=settings_file),
+            "models": ModelIOManager(settings_file=settings_file),
             # Anything that names no manager stores tables: nothing may end in Dagster's pickles.
             "io_manager": TableIOManager(settings_file=settings_file),
             **{key: provider_resource(settings, key, settings_file) for key in keys},

@@ -21,6 +21,7 @@ from geostack_pipeline.errors import ArtifactNotFoundError, GeostackError
 from geostack_pipeline.learning.profiles import PROFILES, Architecture, Recipe
 from geostack_pipeline.settings import LearningSettings
 from geostack_pipeline.stages import training_set
+from geostack_pipeline.stages.compiling import prepare_kernels
 from geostack_pipeline.stages.progress import Event, emit
 from geostack_pipeline.stages.tables import parquet_bytes
 from geostack_pipeline.stages.workspace import Check, Outcome, Workspace
@@ -133,6 +134,7 @@ def _train(ws: Workspace, source: Snapshot, target: str) -> tuple[Snapshot, dict
     from geostack_pipeline.learning.model_card import NAME as FAMILY
     from geostack_pipeline.publish.learning_figures import loss_curves
 
+    prepare_kernels(ws)
     own = ws.settings.learning
     chosen = recipe(own)
     folder = scratch(ws, target)

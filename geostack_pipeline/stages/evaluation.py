@@ -14,6 +14,7 @@ import polars as pl
 
 from geostack_pipeline.errors import ArtifactNotFoundError
 from geostack_pipeline.stages import candidate_model, training_set
+from geostack_pipeline.stages.compiling import prepare_kernels
 from geostack_pipeline.stages.tables import parquet_bytes
 from geostack_pipeline.stages.workspace import Check, Outcome, Workspace
 from geostack_pipeline.storage.digest import version_of
@@ -85,6 +86,7 @@ def _write(ws: Workspace, candidate: Snapshot, champion: Snapshot | None, target
     from geostack_pipeline.learning.judging import BASELINE, baseline, difference, interval_of, judge
     from geostack_pipeline.publish.learning_figures import precision_recall
 
+    prepare_kernels(ws)
     own = ws.settings.learning
     source = training_set_of(ws, candidate)
     methods = [_method("candidate", candidate), baseline(candidate.meta["baseline_threshold"])]

@@ -28,7 +28,15 @@ from geostack_pipeline.storage.digest import sha256_bytes, version_of
 STEP = 0.00054
 """Pixel of EMIT's map products, degrees."""
 START = datetime(2024, 6, 1, 7, 0, 0, tzinfo=UTC)
-TINY = {"tile": 32, "overlap": 16, "steps": 6, "batch": 4, "profile": "demo", "site_degrees": 0.5, "bootstrap": 200}
+TINY = {
+    "tile": 32,
+    "overlap": 16,
+    "steps": 6,
+    "batch": 4,
+    "profile": "demo",
+    "site_degrees": 0.5,
+    "bootstrap": 200,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +69,9 @@ class Made:
     @property
     def label_id(self) -> str:
         when = self.label_start or self.start
-        return f"EMIT_L2B_CH4PLM_{self.version}_{when:%Y%m%dT%H%M%S}_{self.plume_id or 9000 - self.number:06d}"
+        return (
+            f"EMIT_L2B_CH4PLM_{self.version}_{when:%Y%m%dT%H%M%S}_{self.plume_id or 9000 - self.number:06d}"
+        )
 
     @property
     def day(self) -> str:
@@ -69,13 +79,21 @@ class Made:
 
 
 def made(
-    number: int, *, plume: bool = True, outlined: bool = True, size: int = 48, rate: float | None = None, noise: float = 150.0
+    number: int,
+    *,
+    plume: bool = True,
+    outlined: bool = True,
+    size: int = 48,
+    rate: float | None = None,
+    noise: float = 150.0,
 ) -> Made:
     """Return a granule at a place and time of its own; everything follows from its number."""
     rng = np.random.default_rng([7, number])
     shape = (size, size)
     rate = rate or float(np.exp(rng.uniform(np.log(800.0), np.log(8000.0))))
-    gas = column(shape, size * rng.uniform(0.3, 0.7), size * rng.uniform(0.3, 0.7), rng.uniform(0, 6.28), rate)
+    gas = column(
+        shape, size * rng.uniform(0.3, 0.7), size * rng.uniform(0.3, 0.7), rng.uniform(0, 6.28), rate
+    )
     if not plume:
         gas = np.zeros(shape)
     # Ground that looks like gas to a filter: small bright spots, and stripes.
@@ -143,7 +161,14 @@ def _store_day(ws: Workspace, provider: str, day: str, granules: Sequence[Made])
         values = np.where(outline, granule.fields["ch4_enhancement"], fill)[top:bottom, left:end]
         when = granule.label_start or granule.start
         nodes[granule.label_id] = _dataset(
-            granule, granule.label_id, {"plume_enhancement": values.astype(np.float32)}, top, left, "CH4PLM", fill, when
+            granule,
+            granule.label_id,
+            {"plume_enhancement": values.astype(np.float32)},
+            top,
+            left,
+            "CH4PLM",
+            fill,
+            when,
         )
         document = granule.metadata if granule.metadata is not None else geojson(granule)
         digest = sha256_bytes(document)
@@ -151,8 +176,12 @@ def _store_day(ws: Workspace, provider: str, day: str, granules: Sequence[Made])
         ws.artifacts.root.put(blob, document)
         blobs.append(blob)
         rows.append({"item_id": granule.label_id, "asset": "CH4PLMMETA", "blob": blob, "sha256": digest})
-    manifest = pl.DataFrame(rows, schema={name: MANIFEST_SCHEMA[name] for name in ("item_id", "asset", "blob", "sha256")})
-    version = version_of([day, sorted((name, node.attrs["source_sha256"]) for name, node in nodes.items()), sorted(blobs)])
+    manifest = pl.DataFrame(
+        rows, schema={name: MANIFEST_SCHEMA[name] for name in ("item_id", "asset", "blob", "sha256")}
+    )
+    version = version_of(
+        [day, sorted((name, node.attrs["source_sha256"]) for name, node in nodes.items()), sorted(blobs)]
+    )
     with ws.artifacts.begin(
         f"{provider}/granules", day, version, kind="table", code_version="1", upstream={}
     ) as attempt:
@@ -172,12 +201,21 @@ def _store_day(ws: Workspace, provider: str, day: str, granules: Sequence[Made])
 
 
 def _dataset(
-    granule: Made, item_id: str, fields: dict[str, np.ndarray], top: int, left: int, asset: str, fill: Any, when: datetime
+    granule: Made,
+    item_id: str,
+    fields: dict[str, np.ndarray],
+    top: int,
+    left: int,
+    asset: str,
+    fill: Any,
+    when: datetime,
 ) -> xr.Dataset:
     shape = next(iter(fields.values())).shape
     transform = (STEP, 0.0, granule.west + left * STEP, 0.0, -STEP, granule.north - top * STEP)
     grid = GridSpec(crs="EPSG:4326", transform=transform, width=shape[1], height=shape[0])
-    digest = sha256_bytes(b"".join(np.ascontiguousarray(v).tobytes() for v in fields.values()) + bytes([granule.revision]))
+    digest = sha256_bytes(
+        b"".join(np.ascontiguousarray(v).tobytes() for v in fields.values()) + bytes([granule.revision])
+    )
     return xr.Dataset(
         {name: (("y", "x"), values, {"_FillValue": fill}) for name, values in fields.items()},
         coords=spatial_coordinates(grid),
@@ -194,7 +232,11 @@ def _dataset(
 
 def geojson(granule: Made, **changes: Any) -> bytes:
     """Return the metadata of an outline as NASA writes them."""
-    ring = [[granule.west, granule.north], [granule.west + 0.01, granule.north], [granule.west, granule.north - 0.01]]
+    ring = [
+        [granule.west, granule.north],
+        [granule.west + 0.01, granule.north],
+        [granule.west, granule.north - 0.01],
+    ]
     properties = {
         "Plume ID": f"CH4_PlumeComplex-{granule.number}",
         "DAAC Scene Names": [granule.item_id],
