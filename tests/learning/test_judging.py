@@ -136,7 +136,8 @@ def test_without_a_plume_in_the_test_nothing_is_better() -> None:
         for granule, _ in judged(0.5)
     ]
     methods = [
-        Method(name=name, score=lambda stack, _: stack[0] / 2000.0, threshold=0.5) for name in ("a", "b")
+        Method(name=name, score=lambda stack, _: stack[0] / 2000.0, threshold=0.5, calibrated=False)
+        for name in ("a", "b")
     ]
     results = judge(methods, granules, seed=0)
     said = gate.verdict(results["a"], results["b"], difference(results["a"], results["b"], count=100, seed=0))

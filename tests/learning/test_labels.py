@@ -114,7 +114,7 @@ def test_the_revision_follows_every_change_of_the_labels_and_not_their_order() -
     ],
 )
 def test_corrupt_metadata_say_what_is_wrong(data: bytes) -> None:
-    with pytest.raises(ValueError, match="no GeoJSON|no outline"):
+    with pytest.raises(ValueError, match=r"no GeoJSON|no outline"):
         read_metadata(data)
 
 
