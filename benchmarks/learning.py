@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from scipy.ndimage import label
 
-from benchmarks.report import Report, Table, Target, middle, ratio
+from benchmarks.report import Report, Table, Target, ratio
 from geostack_pipeline.learning.batches import InMemory, Tile, batch, batches
 from geostack_pipeline.learning.fields import background, matched_filter_score
 from geostack_pipeline.learning.inference import PlumeModel
@@ -42,7 +42,7 @@ _FIELDS = ("CH4ENH", "CH4UNCERT", "CH4SENS")
 def run(*, quick: bool, repeat: int) -> Report:
     """Return what was found; ``repeat`` is the number of seeds."""
     recipe = PROFILES["demo"]
-    counts = (100, 20, 80)
+    counts = (130, 20, 60)
     if quick:
         recipe = dataclasses.replace(
             recipe, steps=4, batch=4, crop=32, architecture=Architecture(widths=(4, 8), groups=2)
@@ -51,7 +51,7 @@ def run(*, quick: bool, repeat: int) -> Report:
     found = [_one_seed(seed, recipe, counts) for seed in range(repeat)]
     rows = [row for each in found for row in each]
     gains = [row for row in rows if row[1] == "difference"]
-    speed, share = _throughput(recipe, counts[0], 5 if not quick else 2)
+    speed, share = _throughput(recipe, counts[0], 9 if not quick else 2)
     return Report(
         name="learning",
         about="plume model against the blurred matched filter, on planted truth; the cost of feeding it",
@@ -173,7 +173,7 @@ def _throughput(recipe: Recipe, granules: int, rounds: int) -> tuple[list[tuple[
     weights, state, value = step.run(weights, state, fixed)
     value.block_until_ready()
     steps = 10
-    plain, fed, shares = [], [], []
+    plain, fed = [], []
     for number in range(rounds):
         began = time.perf_counter()
         for _ in range(steps):
@@ -186,10 +186,15 @@ def _throughput(recipe: Recipe, granules: int, rounds: int) -> tuple[list[tuple[
             weights, state, value = step.run(weights, state, step.place(one))
         value.block_until_ready()
         together = time.perf_counter() - began
-        plain.append(recipe.batch * steps / alone)
-        fed.append(recipe.batch * steps / together)
-        shares.append(ratio(alone, together))
-    return [("step on one batch", middle(plain)), ("with the data pipeline", middle(fed))], middle(shares)
+        plain.append(alone)
+        fed.append(together)
+    # The quickest round of each: what else the machine does only ever adds.
+    tiles_in_round = recipe.batch * steps
+    speed = [
+        ("step on one batch", tiles_in_round / min(plain)),
+        ("with the data pipeline", tiles_in_round / min(fed)),
+    ]
+    return speed, ratio(min(plain), min(fed))
 
 
 def _tile(number: int) -> Tile:

@@ -53,6 +53,7 @@ class Checkpoints:
         folder.mkdir(parents=True, exist_ok=True)
         self._manager = ocp.CheckpointManager(
             folder.resolve(),
+            item_handlers={"arrays": ocp.StandardCheckpointHandler(), "history": ocp.JsonCheckpointHandler()},
             options=ocp.CheckpointManagerOptions(
                 max_to_keep=_KEPT, enable_async_checkpointing=False, create=True
             ),

@@ -47,7 +47,7 @@ class Recipe:
     weight_decay: float = 1e-4
     clip: float = 1.0
     """Largest norm of a gradient."""
-    tversky: float = 0.5
+    tversky: float = 0.3
     """Share of the Tversky term in the loss; the rest is binary cross-entropy."""
     alpha: float = 0.3
     """Weight of false plume pixels in the Tversky index."""
@@ -61,7 +61,7 @@ class Recipe:
 
 
 PROFILES: Mapping[str, Recipe] = {
-    "demo": Recipe(architecture=Architecture(widths=(8, 16, 32)), steps=200, batch=16, crop=48),
+    "demo": Recipe(architecture=Architecture(widths=(8, 16, 32)), steps=400, batch=16, crop=48),
     "cpu": Recipe(architecture=Architecture(widths=(12, 24, 48, 96)), steps=1200, batch=16, crop=64),
     "full": Recipe(
         architecture=Architecture(widths=(24, 48, 96, 160), groups=8), steps=20_000, batch=16, crop=256

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import jax
@@ -193,7 +194,7 @@ def test_tiles_cover_an_axis_and_end_flush(length: int, tile: int, overlap: int)
     assert covered.all()
     assert found == sorted(set(found))
     assert length <= tile or found[-1] == length - tile
-    assert all(b - a <= tile - overlap for a, b in zip(found, found[1:], strict=False))
+    assert all(b - a <= tile - overlap for a, b in pairwise(found))
 
 
 def test_probability_names_its_model_and_is_the_same_however_often(tiny: Recipe) -> None:
