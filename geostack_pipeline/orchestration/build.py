@@ -9,7 +9,8 @@ import dagster as dg
 from geostack_pipeline.orchestration.assets import partitions, plumes_asset, provider_assets, published_asset
 from geostack_pipeline.orchestration.io_managers import ModelIOManager, TableIOManager, TreeIOManager
 from geostack_pipeline.orchestration.jobs import provider_job, provider_schedule
-from geostack_pipeline.orchestration.learning_assets import learning_assets, retrain_job
+from geostack_pipeline.orchestration.learning_assets import learning_assets
+from geostack_pipeline.orchestration.learning_job import retrain_job
 from geostack_pipeline.orchestration.resources import WindResource, WorkspaceResource, provider_resource
 from geostack_pipeline.settings import Settings
 

@@ -12,6 +12,7 @@ import polars as pl
 
 from geostack_pipeline.errors import GeostackError
 from geostack_pipeline.orchestration.assets import OWNERS, StageConfig
+from geostack_pipeline.orchestration.learning_job import RETRAIN
 from geostack_pipeline.orchestration.metadata import data_uri, markdown, thumbnail
 from geostack_pipeline.settings import Settings
 from geostack_pipeline.stages import candidate_model, champion_model, cube, evaluation, training_set
@@ -20,7 +21,6 @@ from geostack_pipeline.stages.workspace import Check, Outcome, Workspace
 from geostack_pipeline.storage.snapshot import Snapshot
 
 GROUP = "learning"
-RETRAIN = "retrain"
 _SHOWN = (
     "training_set",
     "candidate",
@@ -113,17 +113,6 @@ def learning_assets(settings: Settings) -> list[dg.AssetsDefinition]:
         made.append(_asset(stage, before))
         before = [dg.AssetKey([stage.name])]
     return made
-
-
-def retrain_job() -> dg.UnresolvedAssetJobDefinition:
-    """Return the job that trains a candidate on what is stored and lets it meet the champion."""
-    return dg.define_asset_job(
-        name=RETRAIN,
-        selection=dg.AssetSelection.assets(*([stage.name] for stage in _STAGES)),
-        description="Cuts the training set, trains a candidate, evaluates it and promotes it, or says why not.",
-        tags={"geostack/job": RETRAIN},
-        executor_def=dg.in_process_executor,
-    )
 
 
 def _asset(stage: _Stage, deps: list[dg.AssetKey]) -> dg.AssetsDefinition:
