@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from geostack_pipeline.learning import plume_score
-from geostack_pipeline.learning.judging import Difference, Result
+from geostack_pipeline.learning.judging import BASELINE, Difference, Result
 
 STRONG_KG_H = 2000.0
 """Injected plumes at or above this rate must be recovered ..."""
@@ -54,7 +54,10 @@ class Verdict:
 
 
 def verdict(candidate: Result, reference: Result, paired: Difference) -> Verdict:
-    """Return whether a candidate may replace the reference: the champion, or the baseline where there is none."""
+    """Return whether a candidate may replace the reference: the champion, or the baseline where there is none.
+
+    The baseline finds few plumes, and invents few: against it F1 of plumes must be better, which weighs both.
+    """
     low = paired.auprc.low
     mine, theirs = candidate.plumes, reference.plumes
     small, small_before = (
@@ -78,7 +81,9 @@ def verdict(candidate: Result, reference: Result, paired: Difference) -> Verdict
                     "granules": candidate.plumes.granules,
                 },
             ),
-            Criterion(
+            _f1(candidate, reference, paired)
+            if reference.method == BASELINE
+            else Criterion(
                 name="false_plumes_not_more",
                 passed=mine.false <= theirs.false,
                 detail={
@@ -100,6 +105,21 @@ def verdict(candidate: Result, reference: Result, paired: Difference) -> Verdict
                 detail={"recovered": f"{found} of {injected}", "wanted share": RECOVERED},
             ),
         ),
+    )
+
+
+def _f1(candidate: Result, reference: Result, paired: Difference) -> Criterion:
+    mine, theirs = candidate.plumes, reference.plumes
+    return Criterion(
+        name="f1_better",
+        passed=mine.f1 > theirs.f1,
+        detail={
+            "candidate": mine.f1,
+            "reference": theirs.f1,
+            "lower 95 % bound": _number(paired.f1.low),
+            "false plumes per granule": mine.false_per_granule,
+            "reference's": theirs.false_per_granule,
+        },
     )
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from geostack_pipeline.learning import gate, injection, plume_score
 from geostack_pipeline.learning.calibration import reliability
-from geostack_pipeline.learning.judging import Granule, Method, best_threshold, difference, judge
+from geostack_pipeline.learning.judging import BASELINE, Granule, Method, best_threshold, difference, judge
 
 NOTHING = np.zeros((30, 30))
 
@@ -173,3 +173,16 @@ def test_calibration_error_of_known_cases() -> None:
     assert reliability(np.array([1.0]), np.array([True])).rows() == [
         {"pixels": 1, "predicted": 1.0, "observed": 1.0}
     ]
+
+
+def test_against_the_baseline_f1_decides_in_place_of_false_plumes() -> None:
+    mine, theirs = run(0.5, 0.1), [each for each, _ in judged(0.5)]
+    methods = [
+        Method(name=name, score=lambda stack, _: stack[0] / 2000.0, threshold=0.5, calibrated=False)
+        for name in ("candidate", BASELINE)
+    ]
+    results = judge(methods, theirs, seed=0)
+    paired = difference(results["candidate"], results[BASELINE], count=100, seed=0)
+    said = gate.verdict(results["candidate"], results[BASELINE], paired)
+    assert "false_plumes_not_more" in {each.name for each in mine.criteria}
+    assert {each.name: each.passed for each in said.criteria}["f1_better"] is False
