@@ -38,7 +38,7 @@ def _by_day(found: Sequence[Scene]) -> list[list[Scene]]:
     days: dict[Any, list[Scene]] = {}
     for scene in found:
         days.setdefault(scene.when.date(), []).append(scene)
-    return list(days.to_numpy()())
+    return list(days.values())
 
 
 def ours(
@@ -98,8 +98,8 @@ def ours(
     return work
 
 
-def odc_stac(folder: str, base: str, side: int) -> Work:
-    """``odc.stac.load`` with its own pool of threads, without Dask."""
+def odc_stac(folder: str, base: str, side: int, one_array: bool = False) -> Work:
+    """``odc.stac.load`` with its own pool of threads, without Dask; ``one_array`` puts its bands together, as ours are."""
     import odc.stac
 
     found = items(scenes(side), base)
@@ -110,6 +110,9 @@ def odc_stac(folder: str, base: str, side: int) -> Work:
         cube = odc.stac.load(
             found, bands=list(BANDS), geobox=box, groupby="solar_day", resampling="nearest", pool=THREADS
         )
+        if one_array:
+            joined = cube[list(BANDS)].to_dataarray(dim="band")
+            return _compared([joined.sel(band=band).to_numpy() for band in BANDS], folder)
         return _compared([cube[band].to_numpy() for band in BANDS], folder)
 
     return work
@@ -214,7 +217,7 @@ def rioxarray(folder: str, base: str, side: int) -> Work:
     def picture(found: list[Scene]) -> xr.DataArray:
         result: xr.DataArray | None = None
         for scene in found:
-            bands = xr.concat([one(name) for name in scene.files.to_numpy()()], dim="band")
+            bands = xr.concat([one(name) for name in scene.files.values()], dim="band")
             result = bands if result is None else xr.where(result == 0, bands, result)
         assert result is not None
         return result

@@ -24,9 +24,7 @@ def store(folder: str, days: int, height: int, width: int) -> Callable[[], dict[
     def work() -> dict[str, Any]:
         place = cube_nodes.grid(height, width)
         cubes = [
-            cube_nodes.packed_cube(place, cube_nodes.FIRST + timedelta(days=i), i)[["reflectance"]].drop_dims(
-                "scene"
-            )
+            cube_nodes.packed_cube(place, cube_nodes.FIRST + timedelta(days=i), i)[["reflectance"]]
             for i in range(days)
         ]
         target = ObjectStore(open_root(folder).prefixed("tree.zarr"))

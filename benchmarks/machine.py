@@ -25,10 +25,20 @@ _PACKAGES = (
     "h5py",
     "h5netcdf",
     "numba",
+    "rasterio",
+    "imagecodecs",
+    "odc-stac",
+    "stackstac",
+    "rioxarray",
+    "dask",
     "pystac-client",
     "stac-geoparquet",
     "fsspec",
     "aiohttp",
+    "jax",
+    "numpy",
+    "torch",
+    "mag1c",
 )
 
 

@@ -20,6 +20,7 @@ def cube(path: str, folder: str, first: int, stop: int) -> Work:
     """Ours: a granule to a node of Zarr, with its location and look-up table."""
     from datetime import UTC, datetime
 
+    import h5netcdf  # noqa: F401 - every way imports before the work
     from obstore.store import LocalStore
     from zarr.storage import ObjectStore
 
@@ -51,6 +52,7 @@ def cube(path: str, folder: str, first: int, stop: int) -> Work:
 
 def xarray_to_zarr(path: str, folder: str, first: int, stop: int) -> Work:
     """Return the same window by xarray alone: opened with h5netcdf, written with ``to_zarr``, same chunks and codec."""
+    import h5netcdf  # noqa: F401 - every way imports before the work
     import xarray as xr
     from zarr.codecs import BloscCodec, BloscShuffle
 

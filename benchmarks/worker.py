@@ -42,13 +42,13 @@ class Measured:
     """Of the process after the work: other than 0 where it crashed at its end."""
 
 
-def measure(task: str, *, timeout_s: float = 900.0, **arguments: Any) -> Measured:
-    """Run ``module:function`` once in a fresh process."""
+def measure(task: str, *, timeout_s: float = 900.0, python: str | None = None, **arguments: Any) -> Measured:
+    """Run ``module:function`` once in a fresh process, of another interpreter where one is named."""
     # Modules are compiled once, not by each process: an environment may keep Python from storing what it compiled.
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     environment.setdefault("PYTHONPYCACHEPREFIX", str(_ROOT / ".geostack" / "compiled"))
     done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.worker", task, json.dumps(arguments)],
+        [python or sys.executable, "-m", "benchmarks.worker", task, json.dumps(arguments)],
         cwd=_ROOT,
         env=environment,
         capture_output=True,

@@ -39,7 +39,8 @@ def load(
         asset: Provider and stage, e.g. ``earth_search/cube``.
         partition: UTC date, ``YYYY-MM-DD``.
         version: A stored version; None takes the current one.
-        name: A table beside the main one, e.g. ``rejected`` of scenes, ``dropped`` of selected, ``plumes`` of methane.
+        name: A table beside the main one, e.g. ``rejected`` of scenes, ``dropped`` of selected, ``plumes`` of
+            methane; or a group of the tree, e.g. ``korpezhe/overviews`` of a cube that has any.
         settings: Settings file; None finds it as the command line does.
 
     Raises:
@@ -58,6 +59,7 @@ def load_timeline(
     end: str | date,
     *,
     versions: Mapping[str, str] | None = None,
+    mask_and_scale: bool = True,
     settings: str | Path | None = None,
 ) -> xr.Dataset:
     """Return an area's cubes of many dates as one lazy dataset along ``time``; nothing is copied.
@@ -73,6 +75,8 @@ def load_timeline(
         start: First UTC date, ``YYYY-MM-DD`` or a ``datetime.date``.
         end: Last UTC date, included.
         versions: Date -> stored version to take instead of the current one.
+        mask_and_scale: As in xarray: False leaves reflectance in its 16-bit numbers, a quarter of the memory, with
+            ``scale_factor``, ``add_offset`` and ``_FillValue`` among the attributes.
         settings: Settings file; None finds it as the command line does.
 
     Raises:
@@ -82,4 +86,6 @@ def load_timeline(
     """
     from geostack_pipeline.reading import load_timeline as load_dates  # noqa: PLC0415 - see `load`
 
-    return load_dates(provider, area, start, end, versions=versions, settings=settings)
+    return load_dates(
+        provider, area, start, end, versions=versions, mask_and_scale=mask_and_scale, settings=settings
+    )

@@ -66,6 +66,7 @@ def load_timeline(
     end: str | date,
     *,
     versions: Mapping[str, str] | None = None,
+    mask_and_scale: bool = True,
     settings: str | Path | None = None,
 ) -> xr.Dataset:
     """Return an area's cubes of many dates as one lazy dataset; see :func:`geostack_pipeline.load_timeline`."""
@@ -102,7 +103,7 @@ def load_timeline(
             + (", ".join(sorted({name for snapshot in stored for name in snapshot.nodes})) or "none"),
             action="choose another range or area, or run the dates with `geostack run`",
         )
-    return open_timeline(with_node, area)
+    return open_timeline(with_node, area, mask_and_scale=mask_and_scale)
 
 
 def _days(asset: str, start: str | date, end: str | date) -> list[str]:

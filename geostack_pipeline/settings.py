@@ -138,6 +138,9 @@ class ProviderSettings(_Strict):
     wavelengths_nm: tuple[tuple[float, float], ...] = ()
     """Ranges of wavelength that the cube keeps of an imaging spectrometer's spectra, e.g. ``[[2100, 2500]]``; empty
     takes these, where methane absorbs, and one blue, one green and one red band."""
+    overviews: bool | Annotated[int, Field(ge=0, le=10)] = False
+    """Coarser copies of a gridded cube in its node: true for as many as a map needs, or how many, each of half the
+    resolution of the one before."""
     endpoints: Mapping[str, EndpointSettings] = Field(default_factory=dict)
     """Bucket, account or login server -> where it answers."""
     options: Mapping[str, Any] = Field(default_factory=dict)
@@ -268,6 +271,72 @@ class LearningSettings(_Strict):
         return self
 
 
+class NewGranulesSettings(_Strict):
+    """The sensor that hears of new, revised and deleted granules of EMIT."""
+
+    every_minutes: Annotated[float, Field(ge=0.01, le=1440)] = 15.0
+    """Time between two questions to the catalog."""
+    overlap_hours: Annotated[float, Field(gt=0, le=168)] = 6.0
+    """How long after its revision date a change may become visible; asked for again that long."""
+    runs_per_turn: Annotated[int, Field(ge=1, le=1000)] = 20
+    """Most runs that are requested at once; the other dates follow at the next turns."""
+    retries: Annotated[int, Field(ge=0, le=10)] = 2
+    """How often a run that failed is tried again by itself."""
+
+
+class NewLabelsSettings(_Strict):
+    """The sensor that has the plume model trained again."""
+
+    every_minutes: Annotated[float, Field(ge=0.01, le=1440)] = 60.0
+    granules: Annotated[int, Field(ge=1)] = 50
+    """Granules with labels that the model in use has not learnt from, which start a training."""
+    days: Annotated[float, Field(gt=0, le=3660)] = 30.0
+    """Time since the last training after which a smaller number is enough."""
+
+
+class FreshnessSettings(_Strict):
+    """How old the newest materialization of a provider's asset may be: the daily schedule makes one a day."""
+
+    warn_hours: Annotated[float, Field(gt=0.02)] = 30.0
+    fail_hours: Annotated[float, Field(gt=0.02)] = 54.0
+
+    @model_validator(mode="after")
+    def _ordered(self) -> FreshnessSettings:
+        if self.warn_hours >= self.fail_hours:
+            raise ValueError("warn_hours must be less than fail_hours")
+        return self
+
+
+class NotifySettings(_Strict):
+    """Who hears of runs that failed, besides the log."""
+
+    webhook: str | None = None
+    """``env:NAME``: the variable that holds the address which notices are posted to."""
+    timeout_s: Annotated[float, Field(gt=0, le=20)] = 10.0
+
+    @field_validator("webhook")
+    @classmethod
+    def _named(cls, webhook: str | None) -> str | None:
+        if webhook is not None and not re.fullmatch(r"env:[A-Za-z_][A-Za-z0-9_]*", webhook):
+            # It may be the address itself, which is a secret: it is not shown.
+            raise ValueError(
+                "write env:NAME with the environment variable that holds the address, never the address"
+            )
+        return webhook
+
+
+class AutomationSettings(_Strict):
+    """What happens by itself, besides the schedules of the providers."""
+
+    running: bool = False
+    """Whether schedules and sensors are on from the start; else each is switched on in the UI."""
+    new_granules: NewGranulesSettings = NewGranulesSettings()
+    new_labels: NewLabelsSettings = NewLabelsSettings()
+    freshness: FreshnessSettings | None = FreshnessSettings()
+    """None: no asset is ever called stale. There is none either where ``end_date`` closes the partitions."""
+    notify: NotifySettings = NotifySettings()
+
+
 class Settings(_Strict):
     """The whole file."""
 
@@ -287,6 +356,7 @@ class Settings(_Strict):
     wind: WindSettings | None = None
     """None: plumes have no emission rate."""
     learning: LearningSettings = LearningSettings()
+    automation: AutomationSettings = AutomationSettings()
     egress_usd_per_gb: Mapping[str, Annotated[float, Field(ge=0)]] = Field(default_factory=dict)
     """Host, bucket or container, as the ledger names it -> what reading a GB from it costs you."""
 
@@ -309,6 +379,8 @@ class Settings(_Strict):
             if key in _TAKEN:
                 raise ValueError(f"provider name {key!r} is taken by a part of the graph; choose another one")
             known = spec(kind)
+            if own.overviews and known.product.kind == "swath":
+                raise ValueError(f"{key}.overviews: a swath has none, they are of cubes on a grid")
             unknown = sorted(set(own.bands) - set(known.product.bands)) if known.product.bands else []
             if unknown:
                 # Every scene lacks a band that does not exist: all of them would be skipped, one by one.

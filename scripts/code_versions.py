@@ -47,12 +47,15 @@ SOURCES: dict[str, tuple[str, ...]] = {
         "learning/inference.py",
         "learning/network.py",
         "learning/tiles.py",
-        "stages/methane.py",
+        "stages/methane*.py",
         "methane/*.py",
         "!methane/rates.py",
         "!methane/wind.py",
         "cube/write*.py",
+        "cube/ortho.py",
         "data/ch4_sentinel2.csv",
+        "data/ch4_radiance.csv",
+        "data/emit_noise.csv",
     ),
     "training_set": (
         "stages/training_set.py",
@@ -98,6 +101,7 @@ SOURCES: dict[str, tuple[str, ...]] = {
         "!publish/figures.py",
         "!publish/swath_quicklook.py",
         "data/stac_schemas/*.json",
+        "cube/ortho.py",
     ),
 }
 """Stage -> files whose change can change its results; ``!`` takes files out again."""

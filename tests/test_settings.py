@@ -98,3 +98,51 @@ def test_root_options_come_from_the_environment(monkeypatch: pytest.MonkeyPatch)
 def test_a_provider_cannot_take_a_name_of_the_graph(name: str) -> None:
     with pytest.raises(SettingsError, match="is taken by a part of the graph"):
         parse_settings({"providers": {name: {"kind": "earth_search"}}})
+
+
+def test_the_wind_is_found_beside_the_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "geostack.yaml"
+    file.write_text("wind: {source: winds/era5.csv, max_hours: 3}\n", encoding="utf-8")
+    (tmp_path / "winds").mkdir()
+    settings = load_settings(file)
+    assert settings.wind is not None
+    assert settings.wind.source == (tmp_path / "winds" / "era5.csv").as_uri()
+    source = settings.wind_source()
+    assert source is not None
+    assert (source.name, source.limits.max_hours) == ("era5.csv", 3.0)
+    assert parse_settings({}).wind_source() is None
+    remote = parse_settings(
+        {"wind": {"source": "s3://b/era5.zarr", "options": {"access_key_id": "env:PLANTED"}}}
+    )
+    with pytest.raises(SettingsError, match=r"wind.options.access_key_id.*PLANTED"):
+        remote.wind_source()
+    with pytest.raises(SettingsError, match="neither a table nor a Zarr"):
+        parse_settings({"wind": {"source": "era5.grib"}}).wind_source()
+
+
+def test_the_wind_resource_takes_the_settings_or_its_own_source(tmp_path: Path) -> None:
+    from geostack_pipeline.orchestration.resources import WindResource
+
+    file = tmp_path / "geostack.yaml"
+    file.write_text("wind: {source: a.csv, max_distance_km: 7}\n", encoding="utf-8")
+    own = WindResource(settings_file=str(file)).open()
+    other = WindResource(settings_file=str(file), source=str(tmp_path / "b.parquet")).open()
+    assert own is not None
+    assert other is not None
+    assert (own.name, other.name) == ("a.csv", "b.parquet")
+    assert other.limits.max_distance_km == 7.0
+    file.write_text("areas: {}\n", encoding="utf-8")
+    assert WindResource(settings_file=str(file)).open() is None
+
+
+def test_a_webhook_is_named_and_never_written_down(tmp_path: Path) -> None:
+    file = tmp_path / "geostack.yaml"
+    file.write_text("automation: {notify: {webhook: 'https://hooks.example/very-secret'}}", encoding="utf-8")
+    with pytest.raises(SettingsError, match="env:NAME") as caught:
+        load_settings(file)
+    assert "secret" not in str(caught.value)
+    file.write_text("automation: {notify: {webhook: 'env:HOOK'}, freshness: null}", encoding="utf-8")
+    assert load_settings(file).automation.notify.webhook == "env:HOOK"
+    file.write_text("automation: {freshness: {warn_hours: 9, fail_hours: 8}}", encoding="utf-8")
+    with pytest.raises(SettingsError, match="warn_hours must be less"):
+        load_settings(file)

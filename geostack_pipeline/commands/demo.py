@@ -7,7 +7,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import polars as pl
 import shapely
@@ -16,10 +16,14 @@ from geostack_pipeline.commands.console import Exit, console, errors, print_json
 from geostack_pipeline.commands.run import print_summary, run_range, summary_rows
 from geostack_pipeline.commands.sandbox import running_sandbox, settings_in_force
 from geostack_pipeline.orchestration.launch import LaunchReport
-from geostack_pipeline.settings import load_settings
-from geostack_pipeline.stages import plumes
+from geostack_pipeline.settings import Settings, load_settings
+from geostack_pipeline.stages import plumes, published
 from geostack_pipeline.stages.workspace import Workspace, asset_name
 
+if TYPE_CHECKING:
+    from geostack_pipeline.sandbox.serve import Sandbox
+
+_MISSED_SHOWN = 4
 MATCH_METRES = 500.0
 """A candidate finds a planted plume when it touches its true footprint or starts this near to its source."""
 
@@ -56,7 +60,10 @@ def demo_command(folder: Path, *, seed: int | None, small: bool, as_json: bool) 
             outcomes.append(outcome)
             if not as_json:
                 errors.print(f"{key}: {outcome.sentence()}", style="dim", markup=False)
-        score = score_plumes(ws, "earth_search", outcomes[0].report.days, sandbox.truth())
+        scores = {
+            key: score_plumes(ws, key, outcomes[0].report.days, planted)
+            for key, planted in planted_plumes(sandbox, ws.settings).items()
+        }
         physical = physical_plumes(ws, outcomes[0].report.days)
         rates = score_rates(ws, outcomes[0].report.days, sandbox.truth())
     failed = any(outcome.report.failed for outcome in outcomes)
@@ -67,7 +74,7 @@ def demo_command(folder: Path, *, seed: int | None, small: bool, as_json: bool) 
                     {**asdict(one.report), "dates": one.rows, "seconds": round(one.seconds, 2)}
                     for one in outcomes
                 ],
-                "score": asdict(score),
+                "score": {key: asdict(score) for key, score in scores.items()},
                 "plumes": asdict(physical),
                 "rates": [asdict(rate) for rate in rates],
                 "seconds": round(time.monotonic() - started, 2),
@@ -77,8 +84,9 @@ def demo_command(folder: Path, *, seed: int | None, small: bool, as_json: bool) 
         return Exit.FAILED if failed else Exit.OK
     print_summary(outcomes[0].report, outcomes[0].rows, outcomes[0].seconds)
     _print_providers(outcomes)
-    _print_score(score, physical)
+    _print_score(scores, physical)
     _print_rates(rates)
+    _print_pages(ws, outcomes[0].report.days)
     console.print(
         f"\n[dim]total {time.monotonic() - started:.1f} s. Look at it: [/dim]make ui"
         f"[dim], then http://127.0.0.1:3000; pictures and cubes lie under[/dim] {folder}/store",
@@ -159,6 +167,26 @@ def physical_plumes(ws: Workspace, days: Sequence[str]) -> PhysicalPlumes:
     return PhysicalPlumes(candidates=candidates, plumes=physical)
 
 
+def planted_plumes(sandbox: Sandbox, settings: Settings) -> dict[str, list[dict[str, Any]]]:
+    """Return the plumes that each provider's scenes could show, of the providers whose scenes may show methane.
+
+    A spectrometer passes at other times than Sentinel-2 does, and sees what is there then.
+    """
+    found: dict[str, list[dict[str, Any]]] = {}
+    for key in plumes.providers(settings):
+        if settings.provider_spec(key).product.kind == "surface":
+            found[key] = sandbox.truth()
+            continue
+        # The worlds of the spectrometers bring HDF5 and GDAL: loaded where a demo ends, not where it starts.
+        from geostack_pipeline.sandbox.world.emit import emit_granules  # noqa: PLC0415
+        from geostack_pipeline.sandbox.world.enmap import enmap_scenes  # noqa: PLC0415
+
+        world = sandbox.world
+        seen = enmap_scenes(world) if key == "dlr_geoservice" else emit_granules(world)
+        found[key] = [plume.to_json() for granule in seen for plume in granule.truth]
+    return found
+
+
 def score_plumes(
     ws: Workspace, provider: str, days: Sequence[str], planted: Sequence[dict[str, Any]]
 ) -> Score:
@@ -182,7 +210,7 @@ def score_plumes(
             found.update(hits)
             false += not hits
     missed = tuple(
-        f"{plume['area']} {plume['date']} {plume['rate_kg_h'] / 1000:.1f} t/h"
+        f"{plume['area']} {plume['time'][:10]} {plume['rate_kg_h'] / 1000:.1f} t/h"
         for plume in wanted
         if _identity(plume) not in found
     )
@@ -241,6 +269,20 @@ def score_rates(ws: Workspace, days: Sequence[str], planted: Sequence[dict[str, 
     return rows
 
 
+def _print_pages(ws: Workspace, days: Sequence[str]) -> None:
+    """Name the page of the date with most plumes, and how the others are found."""
+    stored = [snapshot for day in days if (snapshot := ws.artifacts.current(published.NAME, day)) is not None]
+    if not stored:
+        return
+    richest = max(stored, key=lambda snapshot: (snapshot.meta["plumes"], snapshot.partition))
+    console.print()
+    console.print(
+        f"{len(stored)} date(s) published as STAC, each with a page; the one of {richest.partition}:",
+        style="dim",
+    )
+    console.print(f"  {richest.url(published.REPORT)}", markup=False, soft_wrap=True)
+
+
 def _print_rates(rates: Sequence[RatedPlume]) -> None:
     if not rates:
         return
@@ -278,12 +320,16 @@ def _matches(outline: shapely.Geometry, plume: dict[str, Any]) -> bool:
     return footprint is not None and bool(outline.intersects(shapely.geometry.shape(footprint)))
 
 
-def _print_score(score: Score, physical: PhysicalPlumes) -> None:
-    shown = table("against the planted truth", "plumes planted", "found", "missed", "other candidates",
-                  right=("plumes planted", "found", "other candidates"))  # fmt: skip
-    shown.add_row(
-        str(score.planted), str(score.found), "\n".join(score.missed) or "-", str(score.false_candidates)
-    )
+def _print_score(scores: Mapping[str, Score], physical: PhysicalPlumes) -> None:
+    shown = table("against the planted truth", "provider", "planted", "found", "missed", "other candidates",
+                  right=("planted", "found", "other candidates"))  # fmt: skip
+    for key, score in scores.items():
+        missed = [*score.missed[:_MISSED_SHOWN]]
+        if len(score.missed) > _MISSED_SHOWN:
+            missed.append(f"and {len(score.missed) - _MISSED_SHOWN} more")
+        shown.add_row(
+            key, str(score.planted), str(score.found), "\n".join(missed) or "-", str(score.false_candidates)
+        )
     console.print()
     console.print(shown)
     console.print(

@@ -342,13 +342,13 @@ def window_needed(
                         continue
                     if state == MIXED and owner[i, j] != wanted:
                         continue
-                    c, r = _centre(columns, rows, step, period, i, j)
+                    c, r = _centre(columns, rows, step, period, n, m, i, j)
                     if state == MIXED and not _inside(
                         c, r, tile_row, tile_column, tile_width, tile_height, width, height
                     ):
                         continue
                     if reach_columns < 0.0:
-                        c0, c1, r0, r1 = _footprint(columns, rows, step, period, i, j)
+                        c0, c1, r0, r1 = _footprint(columns, rows, step, period, n, m, i, j)
                         column = min(column, max(0, math.floor(c0 + EDGE)))
                         stop_column = max(stop_column, min(width, math.ceil(c1 - EDGE)))
                         row = min(row, max(0, math.floor(r0 + EDGE)))
@@ -362,17 +362,18 @@ def window_needed(
 
 
 @njit(nogil=True, cache=True)
-def _centre(columns: Nodes, rows: Nodes, step: int, period: float, i: int, j: int) -> tuple[float, float]:
-    """Source column and row of a pixel's centre, by the same arithmetic as :func:`needed_tiles`."""
-    n, m = i // step, j // step
-    v = (i - n * step + 0.5) / step
-    t = j - m * step + 0.5
+def _centre(
+    columns: Nodes, rows: Nodes, step: int, period: float, n: int, m: int, i: int, j: int
+) -> tuple[float, float]:
+    """Source column and row of the centre of a pixel in the cell (n, m), by the same arithmetic as :func:`needed_tiles`."""
+    part = 1.0 / step  # exact: a step is a power of two
+    v, t = (i - n * step + 0.5) * part, j - m * step + 0.5
     c0 = columns[n, m] + v * (columns[n + 1, m] - columns[n, m])
     c1 = columns[n, m + 1] + v * (columns[n + 1, m + 1] - columns[n, m + 1])
     r0 = rows[n, m] + v * (rows[n + 1, m] - rows[n, m])
     r1 = rows[n, m + 1] + v * (rows[n + 1, m + 1] - rows[n, m + 1])
-    c = c0 + t * ((c1 - c0) / step) + EDGE
-    r = r0 + t * ((r1 - r0) / step) + EDGE
+    c = c0 + t * ((c1 - c0) * part) + EDGE
+    r = r0 + t * ((r1 - r0) * part) + EDGE
     if period > 0.0:
         c -= period * math.floor(c / period)
     return c, r
@@ -396,10 +397,8 @@ def _inside(
 
 
 @njit(nogil=True, cache=True)
-def _at(nodes: Nodes, step: int, i: int, j: int) -> float:
-    """The coordinate at the corner (i, j) of the grid."""
-    n, m = min(i // step, nodes.shape[0] - 2), min(j // step, nodes.shape[1] - 2)
-    v, u = (i - n * step) / step, (j - m * step) / step
+def _at(nodes: Nodes, n: int, m: int, v: float, u: float) -> float:
+    """The coordinate in the cell (n, m), ``v`` of its height and ``u`` of its width from its first corner."""
     upper = nodes[n, m] + u * (nodes[n, m + 1] - nodes[n, m])
     lower = nodes[n + 1, m] + u * (nodes[n + 1, m + 1] - nodes[n + 1, m])
     return float(upper + v * (lower - upper))
@@ -407,11 +406,17 @@ def _at(nodes: Nodes, step: int, i: int, j: int) -> float:
 
 @njit(nogil=True, cache=True)
 def _footprint(
-    columns: Nodes, rows: Nodes, step: int, period: float, i: int, j: int
+    columns: Nodes, rows: Nodes, step: int, period: float, n: int, m: int, i: int, j: int
 ) -> tuple[float, float, float, float]:
-    """Source extent of a grid pixel between its first and its last corner: first and last column, first and last row."""
-    c0, c1 = _at(columns, step, i, j), _at(columns, step, i + 1, j + 1)
-    r0, r1 = _at(rows, step, i, j), _at(rows, step, i + 1, j + 1)
+    """Source extent of a pixel of the cell (n, m) between its first and its last corner.
+
+    First and last column, first and last row.
+    """
+    part = 1.0 / step
+    v0, u0 = (i - n * step) * part, (j - m * step) * part
+    v1, u1 = v0 + part, u0 + part
+    c0, c1 = _at(columns, n, m, v0, u0), _at(columns, n, m, v1, u1)
+    r0, r1 = _at(rows, n, m, v0, u0), _at(rows, n, m, v1, u1)
     c_low, c_high = min(c0, c1), max(c0, c1)
     if period > 0.0:
         turns = period * math.floor((c_low + c_high) / (2.0 * period))
@@ -458,17 +463,18 @@ def place_average(
                     if state == MIXED:
                         if owner[i, j] != wanted:
                             continue
-                        c, r = _centre(columns, rows, step, period, i, j)
+                        c, r = _centre(columns, rows, step, period, n, m, i, j)
                         if not _inside(c, r, tile_row, tile_column, tile_width, tile_height, width, height):
                             continue
-                    c0, c1, r0, r1 = _footprint(columns, rows, step, period, i, j)
+                    c0, c1, r0, r1 = _footprint(columns, rows, step, period, n, m, i, j)
                     column, stop_column = max(0, math.floor(c0 + EDGE)), min(width, math.ceil(c1 - EDGE))
                     row, stop_row = max(0, math.floor(r0 + EDGE)), min(height, math.ceil(r1 - EDGE))
                     total, weights = 0.0, 0.0
                     for rr in range(row, stop_row):
                         wr = min(rr + 1.0, r1) - max(float(rr), r0)
+                        line = np.uint64(rr - window_row)
                         for cc in range(column, stop_column):
-                            value = packed[rr - window_row, cc - window_column]
+                            value = packed[line, np.uint64(cc - window_column)]
                             if value != 0:
                                 weight = wr * (min(cc + 1.0, c1) - max(float(cc), c0))
                                 total += weight * value
@@ -507,6 +513,7 @@ def place_bilinear(
     form for a coarser grid, as GDAL has it.  Packed values of 0 (no data) do not count; where the source pixel under
     the centre has no data the pixel has none.  Rounded half up.
     """
+    row_part, column_part = 1.0 / reach_rows, 1.0 / reach_columns
     for n in range(box[0] // step, box[1] // step + 1):
         for m in range(box[2] // step, box[3] // step + 1):
             state = cells[n, m]
@@ -518,7 +525,7 @@ def place_bilinear(
                 for j in range(left, right):
                     if state == MIXED and owner[i, j] != wanted:
                         continue
-                    c, r = _centre(columns, rows, step, period, i, j)
+                    c, r = _centre(columns, rows, step, period, n, m, i, j)
                     if state == MIXED and not _inside(
                         c, r, tile_row, tile_column, tile_width, tile_height, width, height
                     ):
@@ -531,11 +538,12 @@ def place_bilinear(
                     stop_row = min(height, math.floor(r + reach_rows - 0.5) + 1)
                     total, weights = 0.0, 0.0
                     for rr in range(row, stop_row):
-                        wr = 1.0 - abs(rr + 0.5 - r) / reach_rows
+                        wr = 1.0 - abs(rr + 0.5 - r) * row_part
+                        line = np.uint64(rr - window_row)
                         for cc in range(column, stop_column):
-                            value = packed[rr - window_row, cc - window_column]
+                            value = packed[line, np.uint64(cc - window_column)]
                             if value != 0:
-                                weight = wr * (1.0 - abs(cc + 0.5 - c) / reach_columns)
+                                weight = wr * (1.0 - abs(cc + 0.5 - c) * column_part)
                                 total += weight * value
                                 weights += weight
                     out[i, j] = np.uint16(math.floor(total / weights + 0.5))

@@ -57,7 +57,7 @@ class _Date:
         return 0
 
 
-def open_timeline(snapshots: Sequence[Snapshot], node: str) -> xr.Dataset:
+def open_timeline(snapshots: Sequence[Snapshot], node: str, *, mask_and_scale: bool = True) -> xr.Dataset:
     """Return a node's cubes, one per snapshot, as one dataset along ``time``; lazy, without dask.
 
     The dataset has the variables of a single date's cube.  ``scene`` and what lies along it stand one after
@@ -69,6 +69,7 @@ def open_timeline(snapshots: Sequence[Snapshot], node: str) -> xr.Dataset:
     Args:
         snapshots: Versions of gridded cubes that have the node, in the order of time, all in one root.
         node: Name of the area.
+        mask_and_scale: As in xarray: False leaves the stored numbers as they are.
 
     Raises:
         SettingsError: Grid, bands, packing, chunks or codecs of some dates differ from those of most dates.
@@ -103,8 +104,9 @@ def open_timeline(snapshots: Sequence[Snapshot], node: str) -> xr.Dataset:
         np.repeat(np.array([date.snapshot.version for date in dates], object), lengths["time"]),
         VERSION,
     )
-    coordinates = {str(name) for date in dates[-1:] for name in _coordinates(date)} | {"cube_version"}
-    return xr.decode_cf(raw.set_coords([name for name in sorted(coordinates) if name in raw.variables]))
+    coordinates = set(_coordinates(latest)) | {"cube_version"}
+    raw = raw.set_coords([name for name in sorted(coordinates) if name in raw.variables])
+    return xr.decode_cf(raw, mask_and_scale=mask_and_scale)
 
 
 def _read(snapshot: Snapshot, node: str) -> _Date:

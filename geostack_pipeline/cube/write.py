@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from itertools import product
 from typing import Any
 
@@ -15,7 +17,10 @@ import zarr
 from xarray.conventions import encode_cf_variable
 from zarr.abc.store import Store
 from zarr.codecs import BloscCodec, BloscShuffle
+from zarr.core.buffer import default_buffer_prototype
 from zarr.errors import ZarrUserWarning
+
+from geostack_pipeline.storage.loop import run_async
 
 CHUNK = 512
 """Rows and columns of a chunk; a chunk holds one time and one band, so that one band is read alone.
@@ -29,6 +34,9 @@ SHARD = 8 * CHUNK
 A shard holds one time and one band, as a chunk does, so a date never shares one with another date, and is written
 once, whole.  It costs a few per cent of time and saves nine of ten objects of a usual area; the limit bounds the memory
 of writing one to 32 MiB of 16-bit numbers."""
+
+OVERVIEWS = "overviews"
+"""Group in a node with its overviews, which the tree's consolidated metadata leave out."""
 
 _MOMENTS = {"units": "microseconds since 1970-01-01", "calendar": "proleptic_gregorian", "dtype": "int64"}
 """How times are stored, whatever the times are."""
@@ -78,8 +86,7 @@ def write_node(
     )
     template = template.assign({name: _template(dataset[name].variable) for name in large})
     template = template.set_coords([name for name in large if name in dataset.coords])
-    with warnings.catch_warnings():
-        _quiet()
+    with quiet():
         template.to_zarr(
             store,
             group=node,
@@ -106,29 +113,47 @@ def write_node(
                 array[block] = values
                 if on_block is not None and name in chunks:
                     on_block(name, values)
+                del values  # before the next block is read: two would be twice the memory
 
 
 def finish_tree(store: Store, attributes: Mapping[str, Any]) -> None:
     """Write the tree's root with its attributes and consolidate the metadata of all nodes there.
 
-    A tree without nodes is a root alone, which opens like any other.
+    A tree without nodes is a root alone, which opens like any other.  Overviews are left out of the consolidated
+    metadata: xarray opens no tree in which a group has other coordinates than the one above it.
     """
-    with warnings.catch_warnings():
-        _quiet()
+    with quiet():
         root = zarr.open_group(store, mode="a", zarr_format=3)
         root.attrs.put(dict(attributes))
         zarr.consolidate_metadata(store, zarr_format=3)
+        run_async(_leave_out(store))
 
 
-def _quiet() -> None:
+async def _leave_out(store: Store) -> None:
+    """Take the groups of overviews, and all in them, out of the root's consolidated metadata."""
+    prototype = default_buffer_prototype()
+    found = await store.get("zarr.json", prototype)
+    assert found is not None
+    document = json.loads(found.to_bytes())
+    nodes = document["consolidated_metadata"]["metadata"]
+    kept = {path: node for path, node in nodes.items() if path.split("/")[1:2] != [OVERVIEWS]}
+    if len(kept) < len(nodes):
+        document["consolidated_metadata"]["metadata"] = kept
+        await store.set("zarr.json", prototype.buffer.from_bytes(json.dumps(document, indent=2).encode()))
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
     """Silence zarr where it says that consolidation and texts of variable length are in no core specification yet.
 
     Every reader of this format has both.
     """
-    warnings.filterwarnings("ignore", "Consolidated metadata is currently not part", ZarrUserWarning)
-    warnings.filterwarnings(
-        "ignore", ".*does not have a Zarr V3 specification", zarr.errors.UnstableSpecificationWarning
-    )
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Consolidated metadata is currently not part", ZarrUserWarning)
+        warnings.filterwarnings(
+            "ignore", ".*does not have a Zarr V3 specification", zarr.errors.UnstableSpecificationWarning
+        )
+        yield
 
 
 def _encoded(variable: xr.Variable) -> xr.Variable:

@@ -85,8 +85,9 @@ def filter_columns(
     weight[:columns, :lines] = good
     target = np.pad(np.asarray(unit, np.float64), ((0, right), (0, 0)))
     known = np.full((3, bands), np.nan) if noise is None else noise
-    # 64-bit types exist in this block alone: the rest of the package computes in 32.
-    with jax.enable_x64(method == "cmf"), one_thread_per_factor():
+    # 64-bit types exist in this block alone: the rest of the package computes in 32.  mag1c uses them where they are
+    # cheap, for its one factor.
+    with jax.enable_x64(method == "cmf" or jax.default_backend() == "cpu"), one_thread_per_factor():
         dtype = np.float64 if method == "cmf" else np.float32
         found = filter_block(
             x,
@@ -129,7 +130,7 @@ def filter_block(
     """Return the fields of a padded block as `ColumnFields` has them, not yet masked."""
     one = partial(_column, noise=noise, method=method)
 
-    def several(x: jax.Array, good: jax.Array, unit: jax.Array) -> tuple[jax.Array, ...]:
+    def several(x: jax.Array, good: jax.Array, unit: jax.Array) -> Any:
         if jax.default_backend() == "cpu":
             return jax.lax.map(lambda column: one(*column), (x, good, unit))
         return jax.vmap(one)(x, good, unit)

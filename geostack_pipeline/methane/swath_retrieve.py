@@ -44,6 +44,8 @@ _DARK_REFLECTANCE = 0.01
 """Median in the window below which there is water or deep shadow."""
 _GOOD_SHARE = 0.01
 """A granule with a smaller share of good pixels shows nothing."""
+_BROKEN_SHARE = 0.5
+"""Where more of it has no data or no filter, a granule without result is no matter of weather."""
 _REFERENCES = {
     "mag1c": "Foote et al. 2020, IEEE TGRS 58(9), 6480; Fahlen et al. 2024 for uncertainty and sensitivity",
     "cmf": "Thompson et al. 2015, AMT 8, 4383; Theiler 2012, Proc. SPIE 8390; Fahlen et al. 2024",
@@ -239,8 +241,10 @@ def _check_any(enhancement: NDArray[np.float32], flags: NDArray[np.uint16]) -> N
             if flag != SwathQuality.NO_CLOUD_MASK
         }
         why = ", ".join(f"{name} {share:.0%}" for name, share in shares.items() if share > 0.005)
+        broken = shares["no_data"] + shares["column_not_retrieved"]
         raise NotRetrievedError(
-            f"less than {_GOOD_SHARE:.0%} of the pixels can be used: {why or 'no pixel at all'}"
+            f"less than {_GOOD_SHARE:.0%} of the pixels can be used: {why or 'no pixel at all'}",
+            ordinary=broken < _BROKEN_SHARE,
         )
 
 

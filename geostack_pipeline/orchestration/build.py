@@ -7,6 +7,7 @@ import warnings
 import dagster as dg
 
 from geostack_pipeline.orchestration.assets import partitions, plumes_asset, provider_assets, published_asset
+from geostack_pipeline.orchestration.automation import sensors, with_freshness
 from geostack_pipeline.orchestration.io_managers import ModelIOManager, TableIOManager, TreeIOManager
 from geostack_pipeline.orchestration.jobs import provider_job, provider_schedule
 from geostack_pipeline.orchestration.learning_assets import learning_assets
@@ -38,9 +39,10 @@ def build_definitions(settings: Settings, settings_file: str = "") -> dg.Definit
         training = learning_assets(settings)
         assets += training
     return dg.Definitions(
-        assets=assets,
+        assets=with_freshness(assets, settings),
         jobs=[*jobs.values(), *([retrain_job()] if training else [])],
         schedules=[provider_schedule(key, job, settings) for key, job in jobs.items()],
+        sensors=sensors(settings, jobs),
         resources={
             "workspace": WorkspaceResource(settings_file=settings_file),
             "wind": WindResource(settings_file=settings_file),

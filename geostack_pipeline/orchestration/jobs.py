@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from datetime import UTC, timedelta
+from typing import Any
 
 import dagster as dg
 
 from geostack_pipeline.errors import SettingsError
+from geostack_pipeline.orchestration.assets import StageConfig
 from geostack_pipeline.providers.contract import Product
 from geostack_pipeline.settings import Settings
 from geostack_pipeline.stages.plan import ACROSS, stages_of
@@ -15,17 +17,26 @@ from geostack_pipeline.stages.plan import ACROSS, stages_of
 
 def provider_job(key: str, product: Product) -> dg.UnresolvedAssetJobDefinition:
     """Return the job that brings dates of a provider from the catalog to the last of its stages."""
-    keys = [[key, stage] for stage in stages_of(product)]
-    if product.methane:
-        keys += [[stage] for stage in ACROSS]
     return dg.define_asset_job(
         name=f"{key}_daily",
-        selection=dg.AssetSelection.assets(*keys),
+        selection=dg.AssetSelection.assets(*_paths(key, product)),
         description=f"{key}: scene list, selection, cached bytes, cube"
         f"{', methane map, the plumes over all providers and what is published of them' if product.methane else ''} of the chosen dates.",
         tags={"geostack/provider": key},
         executor_def=dg.in_process_executor,
     )
+
+
+def refreshing(key: str, product: Product) -> dict[str, Any]:
+    """Return the run configuration of a provider's job that asks frozen lists and cached files again."""
+    config = StageConfig(refresh=True).model_dump()
+    return {"ops": {"__".join(path): {"config": config} for path in _paths(key, product)}}
+
+
+def _paths(key: str, product: Product) -> list[list[str]]:
+    """Return the parts of the keys of a provider's assets, and of those over all providers that they lead to."""
+    across = [[stage] for stage in ACROSS] if product.methane else []
+    return [[key, stage] for stage in stages_of(product)] + across
 
 
 def provider_schedule(
@@ -57,7 +68,9 @@ def provider_schedule(
             job=job,
             cron_schedule=chosen.cron,
             execution_timezone=chosen.timezone,
-            default_status=dg.DefaultScheduleStatus.STOPPED,
+            default_status=dg.DefaultScheduleStatus.RUNNING
+            if settings.automation.running
+            else dg.DefaultScheduleStatus.STOPPED,
             description=f"Ingests yesterday and asks again for the {settings.refresh_days} day(s) before.",
         )(ingest)
     except dg.DagsterInvalidDefinitionError as error:

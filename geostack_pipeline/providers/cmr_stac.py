@@ -39,6 +39,7 @@ class CmrStac(EmitProvider):
         endpoints: Mapping[str, Endpoint] | None = None,
         credentials: Credentials | None = None,
         cloud_cover_below: float | None = None,
+        cmr_url: str | None = None,
     ) -> None:
         """Set up; nothing is requested. Arguments as for :class:`~geostack_pipeline.providers.emit.EmitProvider`."""
         super().__init__(
@@ -48,6 +49,7 @@ class CmrStac(EmitProvider):
             endpoints=endpoints,
             credentials=credentials,
             cloud_cover_below=cloud_cover_below,
+            cmr_url=cmr_url,
         )
         self.dialect = Dialect(page_size=PAGE_SIZE, walker="pager", count="exact", filter_style="query")
 
@@ -72,8 +74,11 @@ def _build(config: ProviderConfig) -> CmrStac:
         endpoints=config.endpoints,
         credentials=config.credentials,
         cloud_cover_below=options.cloud_cover_below,
+        cmr_url=options.cmr_url,
     )
 
 
-SPEC = ProviderSpec(title="NASA CMR-STAC (EMIT)", product=PRODUCT, build=_build, credentials=FIELDS)
+SPEC = ProviderSpec(
+    title="NASA CMR-STAC (EMIT)", product=PRODUCT, build=_build, credentials=FIELDS, tells_revisions=True
+)
 """The catalog is public; files need an Earthdata Login."""

@@ -48,6 +48,7 @@ class EarthAccess(EmitProvider):
         endpoints: Mapping[str, Endpoint] | None = None,
         credentials: Credentials | None = None,
         cloud_cover_below: float | None = None,
+        cmr_url: str | None = None,
     ) -> None:
         """Set up; nothing is requested. Arguments as for :class:`~geostack_pipeline.providers.emit.EmitProvider`.
 
@@ -62,6 +63,7 @@ class EarthAccess(EmitProvider):
             endpoints=endpoints,
             credentials=credentials,
             cloud_cover_below=cloud_cover_below,
+            cmr_url=cmr_url or url,
         )
         self.dialect = Dialect(page_size=PAGE_SIZE, walker="pager", count="exact")
         self._search = GranuleSearch(self.url, timeout_s=self.dialect.request_timeout_s)
@@ -111,8 +113,15 @@ def _build(config: ProviderConfig) -> EarthAccess:
         endpoints=config.endpoints,
         credentials=config.credentials,
         cloud_cover_below=options.cloud_cover_below,
+        cmr_url=options.cmr_url,
     )
 
 
-SPEC = ProviderSpec(title="NASA CMR by earthaccess (EMIT)", product=PRODUCT, build=_build, credentials=FIELDS)
+SPEC = ProviderSpec(
+    title="NASA CMR by earthaccess (EMIT)",
+    product=PRODUCT,
+    build=_build,
+    credentials=FIELDS,
+    tells_revisions=True,
+)
 """CMR is public; files need an Earthdata Login."""

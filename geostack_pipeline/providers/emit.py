@@ -16,6 +16,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from geostack_pipeline.errors import AuthError, GeostackError, HrefRefusedError, SettingsError
 from geostack_pipeline.providers.base import BaseProvider
+from geostack_pipeline.providers.cmr import URL as CMR_URL
+from geostack_pipeline.providers.cmr import CmrRevisions
 from geostack_pipeline.providers.coerce import format_time
 from geostack_pipeline.providers.contract import (
     Endpoint,
@@ -37,6 +39,7 @@ from geostack_pipeline.providers.emit_form import (
     collection_id,
 )
 from geostack_pipeline.providers.registry import ProviderConfig
+from geostack_pipeline.providers.revisions import Revision
 from geostack_pipeline.storage.hrefs import AllowList, BucketRule, HostRule
 from geostack_pipeline.storage.roots import CLIENT_OPTIONS, open_store, retry_config
 
@@ -81,6 +84,8 @@ class Options(BaseModel):
 
     cloud_cover_below: float | None = Field(default=None, ge=0.0, le=100.0)
     """Leave out granules with this cloud cover or more, in percent, and those that state none (plumes)."""
+    cmr_url: str | None = Field(default=None, pattern=r"^https?://[^/@\s?#]+[^@\s?#]*$")
+    """Root of the CMR search that is asked what changed; None is NASA's, or the provider's own url where it is one."""
 
 
 def read_options(config: ProviderConfig) -> Options:
@@ -93,7 +98,7 @@ def read_options(config: ProviderConfig) -> Options:
             "an option is not accepted",
             subject=f"providers.{config.key}.options.{'.'.join(str(part) for part in first['loc'])}",
             found=str(first["msg"]),
-            action="choose among cloud_cover_below (a number from 0 to 100)",
+            action="choose among cloud_cover_below (a number from 0 to 100) and cmr_url (root of a CMR search)",
         ) from None
 
 
@@ -111,6 +116,7 @@ class EmitProvider(BaseProvider):
         endpoints: Mapping[str, Endpoint] | None = None,
         credentials: Credentials | None = None,
         cloud_cover_below: float | None = None,
+        cmr_url: str | None = None,
     ) -> None:
         """Set up; nothing is requested.
 
@@ -121,6 +127,7 @@ class EmitProvider(BaseProvider):
             endpoints: Any of :data:`ENDPOINTS` -> where it answers.
             credentials: Login, by token or by user and password; without any, the netrc file is read when needed.
             cloud_cover_below: See :class:`Options`.
+            cmr_url: Root of the CMR search that is asked for revisions.
 
         Raises:
             SettingsError: A collection or an endpoint that this provider does not know, or two versions of one product.
@@ -137,6 +144,7 @@ class EmitProvider(BaseProvider):
                     action=f"choose among {', '.join(ENDPOINTS)}",
                 )
         self.cloud_cover_below = cloud_cover_below
+        self._revisions = CmrRevisions(cmr_url or CMR_URL, subject=key)
         self._form = EmitForm(self.collections, homes=(self.url, "https://cmr.earthdata.nasa.gov/"))
         self._allowed = AllowList(
             [
@@ -194,6 +202,12 @@ class EmitProvider(BaseProvider):
             for key in bands
             if key in known.assets or key in known.sometimes
         ]
+
+    # -- changes --------------------------------------------------------------------------------------
+
+    def revisions(self, since: datetime, until: datetime) -> list[Revision]:
+        """Return what CMR added, revised or deleted of the collections: see :class:`RevisionSource`."""
+        return self._revisions.ask([COLLECTIONS[name] for name in self.collections], since, until)
 
     # -- places ---------------------------------------------------------------------------------------
 

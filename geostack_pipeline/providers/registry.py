@@ -45,6 +45,8 @@ class ProviderSpec:
     """Returns the provider; raises ``SettingsError`` for a setting it does not have; requests nothing."""
     credentials: tuple[CredentialField, ...] = ()
     """Its login, if it has one."""
+    tells_revisions: bool = False
+    """Whether it is a :class:`~geostack_pipeline.providers.revisions.RevisionSource`."""
 
 
 def refuse_options(config: ProviderConfig) -> None:

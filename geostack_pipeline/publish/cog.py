@@ -36,12 +36,21 @@ class Placement:
         authority = self.crs.to_authority()
         return ":".join(authority) if authority else None
 
+    def xy(self, column: float, row: float) -> tuple[float, float]:
+        """Return a place in the CRS; whole numbers are corners of pixels."""
+        a, b, c, d, e, f = self.transform[:6]
+        return float(a * column + b * row + c), float(d * column + e * row + f)
+
+    def pixel(self, x: float, y: float) -> tuple[float, float]:
+        """Return column and row of a place in the CRS: of a grid that is not turned."""
+        return (x - self.transform.c) / self.transform.a, (y - self.transform.f) / self.transform.e
+
     @property
     def bbox(self) -> list[float]:
         """Left, bottom, right, top in the CRS."""
         rows, columns = self.shape
-        left, top = self.transform * (0, 0)
-        right, bottom = self.transform * (columns, rows)
+        left, top = self.xy(0, 0)
+        right, bottom = self.xy(columns, rows)
         return [min(left, right), min(bottom, top), max(left, right), max(bottom, top)]
 
     def outline(self) -> list[tuple[float, float]]:

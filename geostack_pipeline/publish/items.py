@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -34,13 +35,14 @@ class Source:
     item_id: str
     href: str
     """Where the catalog has it."""
+    media_type: str = GEOJSON
     collection: str | None = None
     licences: tuple[str, ...] = ()
     """Addresses of its licence."""
 
     def link(self) -> Document:
         """Return the ``derived_from`` link."""
-        return {"rel": "derived_from", "href": self.href, "type": GEOJSON, "title": self.item_id}
+        return {"rel": "derived_from", "href": self.href, "type": self.media_type, "title": self.item_id}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -222,7 +224,7 @@ def _item(
         "stac_extensions": [EXTENSIONS[name] for name in extensions],
         "id": item_id,
         "collection": collection,
-        "geometry": shapely.geometry.mapping(shape),
+        "geometry": json.loads(shapely.to_geojson(shape)),
         "bbox": [float(part) for part in shape.bounds],
         "properties": dict(sorted(properties.items())),
         "links": [

@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.patheffects import Stroke, withStroke
 from numpy.typing import NDArray
 
-from geostack_pipeline.publish.cog import placement
+from geostack_pipeline.publish.cog import Placement, placement
 from geostack_pipeline.publish.quicklook import (
     _FONTS,
     _HEAT,
@@ -36,6 +36,9 @@ _LEAST_PIXELS = 48
 _MARGIN = 0.45
 """Of the plume's length, on each side."""
 _PAPER = 0.93
+_COLOURS_NM = (660.0, 560.0, 480.0)
+_NEAR_NM = 60.0
+"""A band further from a colour does not stand for it."""
 
 
 def plume_picture(
@@ -56,7 +59,7 @@ def plume_picture(
         shapely.from_wkb(row["geometry"]),
         lambda xy: np.column_stack(project.transform(xy[:, 0], xy[:, 1])),
     )
-    rows, columns = _window(outline, place.transform, place.shape)
+    rows, columns = _window(outline, place)
     step = fields.isel(time=time_index) if "time" in fields.dims else fields
     part = step.isel(y=rows, x=columns)
     enhancement = np.asarray(part["ch4_enhancement"].values, np.float32)
@@ -65,6 +68,10 @@ def plume_picture(
         if "ch4_uncertainty" in part
         else np.full(enhancement.shape, row["noise_ppm_m"] or 1.0, np.float32)
     )
+    if not np.isfinite(noise).any():
+        # A retrieval that states no noise: its scatter around the plume stands for it.
+        middle = np.nanmedian(enhancement)
+        noise = np.full(enhancement.shape, 1.4826 * np.nanmedian(np.abs(enhancement - middle)), np.float32)
     ground = _ground(cube, fields, rows, columns, time_index, enhancement.shape)
     x, y = part["x"].values, part["y"].values
     west, east, south, north = _extent(x, y)
@@ -101,11 +108,10 @@ def plume_picture(
     return _png(figure, legend=True)
 
 
-def _window(outline: Any, transform: Any, shape: tuple[int, int]) -> tuple[slice, slice]:
+def _window(outline: Any, place: Placement) -> tuple[slice, slice]:
     """Return rows and columns of a square around the plume, moved into the field where it sticks out."""
     left, bottom, right, top = outline.bounds
-    inverse = ~transform
-    corners = [inverse * (left, top), inverse * (right, bottom)]
+    corners = [place.pixel(left, top), place.pixel(right, bottom)]
     columns, rows = zip(*corners, strict=True)
     span = max(max(columns) - min(columns), max(rows) - min(rows))
     edge = math.ceil(max(span * (1.0 + 2.0 * _MARGIN), _LEAST_PIXELS))
@@ -116,7 +122,7 @@ def _window(outline: Any, transform: Any, shape: tuple[int, int]) -> tuple[slice
         start = min(max(start, 0), size - length)
         return slice(start, start + length)
 
-    return axis(min(rows), max(rows), shape[0]), axis(min(columns), max(columns), shape[1])
+    return axis(min(rows), max(rows), place.shape[0]), axis(min(columns), max(columns), place.shape[1])
 
 
 def _ground(
@@ -128,7 +134,12 @@ def _ground(
     shape: tuple[int, ...],
 ) -> NDArray[np.float32]:
     plain = np.full((*shape, 3), _PAPER, np.float32)
-    if cube is None or not {"reflectance", "scl"} <= set(cube.data_vars) or "band" not in cube.dims:
+    if cube is None:
+        return plain
+    if "wavelength" in cube.dims:
+        colours = _spectral_colours(cube, fields)
+        return plain if colours is None else colours[rows, columns]
+    if not {"reflectance", "scl"} <= set(cube.data_vars) or "band" not in cube.dims:
         return plain
     if not all(cube[axis].equals(fields[axis]) for axis in ("x", "y")):
         return plain
@@ -137,6 +148,40 @@ def _ground(
     if whole.shape[:2] != (cube.sizes["y"], cube.sizes["x"]):
         return _background(cube.isel(y=rows, x=columns), time_index)
     return whole[rows, columns]
+
+
+def _spectral_colours(cube: xr.Dataset, fields: xr.Dataset) -> NDArray[np.float32] | None:
+    """Return red, green and blue of a spectrometer's node on the grid of its fields, stretched; None without them."""
+    name = next((each for each in ("radiance", "reflectance", "spectra") if each in cube.data_vars), None)
+    if name is None:
+        return None
+    wavelength = np.asarray(cube["wavelength"].values, np.float64)
+    bands = [int(np.argmin(np.abs(wavelength - nm))) for nm in _COLOURS_NM]
+    if any(abs(wavelength[band] - nm) > _NEAR_NM for band, nm in zip(bands, _COLOURS_NM, strict=True)):
+        return None
+    planes = cube[name].isel(wavelength=bands)
+    if "downtrack" in planes.dims:
+        if "glt_x" not in cube:
+            return None
+        from geostack_pipeline.cube.ortho import apply_glt  # noqa: PLC0415 - it compiles
+
+        sensor = np.asarray(planes.transpose("downtrack", "crosstrack", "wavelength").values, np.float32)
+        colours = apply_glt(sensor, cube["glt_x"].values, cube["glt_y"].values, np.float32("nan"))
+    elif {"x", "y"} <= set(planes.dims):
+        colours = np.asarray(planes.transpose("y", "x", "wavelength").values, np.float32)
+    else:
+        return None
+    if colours.shape[:2] != (fields.sizes["y"], fields.sizes["x"]):
+        return None
+    known = np.isfinite(colours).all(axis=-1)
+    if not known.any():
+        return None
+    # Each colour by itself: radiance is bluer than the ground, by the air above it.
+    low, high = np.percentile(colours[known], [1.0, 99.0], axis=0)
+    low *= 0.6
+    stretched = np.clip((np.nan_to_num(colours) - low) / np.maximum(high - low, 1e-6), 0.0, 1.0) ** 0.9
+    stretched[~known] = _PAPER
+    return np.asarray(stretched, np.float32)
 
 
 def _figure(aspect: float) -> tuple[Figure, Any, Any]:

@@ -66,6 +66,12 @@ class Layer:
 LAYERS: tuple[Layer, ...] = (
     Layer(variable="ch4_enhancement", title="Methane column enhancement", unit="ppm m", roles=("data",)),
     Layer(
+        variable="ch4_enhancement_linear",
+        title="Enhancement without non-negativity and sparsity",
+        unit="ppm m",
+        roles=("data",),
+    ),
+    Layer(
         variable="ch4_uncertainty",
         title="1-sigma of the enhancement",
         unit="ppm m",

@@ -110,15 +110,22 @@ def _maps(
             name,
             boxes,
             footprints=[
-                one.item["geometry"] for one in fields if one.item["properties"]["geostack:area"] == name
+                one.item["geometry"]
+                for one in fields
+                if _within(one.item["properties"]["geostack:area"], name)
             ],
-            plumes=[(number, plume.row) for number, plume in numbered if plume.row["area"] == name],
+            plumes=[(number, plume.row) for number, plume in numbered if _within(plume.row["area"], name)],
         )
         for name, boxes in areas
     ]
     if not drawn:
         return ""
     return f'<section><h2>Where</h2><div class="maps">{"".join(drawn)}</div></section>'
+
+
+def _within(area: str, name: str) -> bool:
+    """Whether something seen in one area, or in several joined by ``+``, belongs to this one."""
+    return name in area.split("+")
 
 
 def _plumes(numbered: Sequence[tuple[int, ReportPlume]]) -> str:
@@ -264,7 +271,10 @@ def _rate(row: Mapping[str, Any]) -> str:
     rate, sigma = row["emission_rate_kg_h"], row["emission_rate_sigma_kg_h"]
     if rate is None:
         return "—"
-    return _tonnes(rate) if sigma is None else f"{_tonnes(rate)} ± {_tonnes(sigma)}"
+    if sigma is None:
+        return _tonnes(rate)
+    digits = 2 if rate < 1000.0 else 1
+    return f"{rate / 1000.0:.{digits}f} ± {sigma / 1000.0:.{digits}f}"
 
 
 def _tonnes(kilograms: float) -> str:

@@ -63,7 +63,7 @@ def area_map(
         footprints: GeoJSON geometries of the fields.
         plumes: Number on the page and row of each plume.
     """
-    frame = _Frame(_grown(boxes[0]))
+    frame = _Frame(_grown(_around(boxes[0], [shapely.from_wkb(row["geometry"]).bounds for _, row in plumes])))
     clip = "".join(letter if letter.isalnum() else "-" for letter in name)
     layers = [_graticule(frame)]
     drawn = [shapely.geometry.shape(each) for each in footprints]
@@ -87,6 +87,13 @@ def area_map(
         f'height="{HEIGHT - top - bottom}"/></clipPath>'
         f'{layers[0]}<g clip-path="url(#clip-{clip})">{"".join(layers[1:])}</g></svg></figure>'
     )
+
+
+def _around(box: Box, others: Sequence[Box]) -> Box:
+    """Return a box that holds the area and the plumes of it that lie outside, as a swath's may."""
+    near = [other for other in others if abs(other[0] - box[0]) < 90.0]
+    west, south, east, north = zip(box, *near, strict=True)
+    return min(west), min(south), max(east), max(north)
 
 
 def _grown(box: Box) -> Box:

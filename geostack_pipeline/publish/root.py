@@ -14,7 +14,7 @@ from geostack_pipeline.publish.geoparquet import items_parquet
 from geostack_pipeline.publish.items import GEOJSON, PARQUET, Document, catalog_document, extent
 
 TITLE = "Methane results"
-_OWN = frozenset({"root", "parent", "collection", "self", "item"})
+_OWN = frozenset({"root", "parent", "self", "item"})
 """Links inside a date's catalog: the place of an item in the larger one is another."""
 
 

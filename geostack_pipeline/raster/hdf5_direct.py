@@ -67,7 +67,7 @@ class DirectArray:
     def read(self, lines: slice, samples: slice, bands: Sequence[int]) -> npt.NDArray[np.float32]:
         """Return (lines, samples, bands) in the file's numbers; slices have step 1 and lie inside.
 
-        Memory: what is returned, and a packed and an inflated chunk per thread.
+        Memory: what is returned, and per thread a packed and an inflated chunk, or a line.
 
         Raises:
             RasterError: A chunk is missing bytes or corrupt.
@@ -84,7 +84,7 @@ class DirectArray:
             and not self._stored.shuffled
             and self._stored.chunk == self._stored.shape
         ):
-            return self._mapped(rows, columns, bands, out)
+            return self._in_one_piece(rows, columns, bands, out)
         wanted = np.asarray(bands, np.int64)
         high, wide, deep = self._stored.chunk
         cells = product(
@@ -97,25 +97,30 @@ class DirectArray:
                 pass
         return out
 
-    def _mapped(
+    def _in_one_piece(
         self, rows: range, columns: range, bands: Sequence[int], out: npt.NDArray[np.float32]
     ) -> npt.NDArray[np.float32]:
-        """Fill ``out`` from bytes that lie in one piece, page by page as the system reads them."""
+        """Fill ``out`` from bytes that lie in one piece, line by line; mapped, whole lines would count as memory."""
         place = self._stored.places.get((0, 0, 0))
         if place is None:
             out[:] = self._stored.fill
             return out
-        try:
-            whole = np.memmap(self._path, _DTYPE, mode="r", offset=place[0], shape=self._stored.shape)
-        except ValueError as error:  # the file is shorter
-            raise self._corrupt(str(error)[:120]) from None
-        box = whole[rows.start : rows.stop, columns.start : columns.stop]
+        _, wide, deep = self._stored.shape
         first, last = int(bands[0]), int(bands[-1])
-        if list(bands) == list(range(first, last + 1)):
-            out[:] = box[:, :, first : last + 1]
-        else:
-            for i, line in enumerate(box):
-                out[i] = line[:, bands]
+        together = list(bands) == list(range(first, last + 1))
+        chosen: Any = slice(first, last + 1) if together else np.asarray(bands)
+        size = len(columns) * deep * _DTYPE.itemsize
+
+        def line(i: int) -> None:
+            start = ((rows.start + i) * wide + columns.start) * deep
+            data = os.pread(self._file, size, place[0] + start * _DTYPE.itemsize)
+            if len(data) != size:
+                raise self._corrupt(f"line {rows.start + i}: {len(data)} of {size} bytes")
+            out[i] = np.frombuffer(data, _DTYPE).reshape(len(columns), deep)[:, chosen]
+
+        with ThreadPoolExecutor(_THREADS) as pool:
+            for _ in pool.map(line, range(len(rows))):
+                pass
         return out
 
     def _paste(

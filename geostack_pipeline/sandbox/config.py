@@ -37,6 +37,8 @@ class ServeConfig:
     """Port of the catalogs; the other servers take the ports after it. 0 takes free ones."""
     faults: tuple[str, ...] = ()
     """Faults from the start, in their text form."""
+    held: tuple[str, ...] = ()
+    """Parts of names: granules that catalogs which change with time (EMIT's) do not list until they are released."""
 
     def check(self) -> None:
         """Raise ``SettingsError`` for what cannot be served."""
@@ -64,4 +66,4 @@ class ServeConfig:
     @classmethod
     def from_json(cls, fields: dict[str, Any]) -> ServeConfig:
         """Return the configuration that :meth:`to_json` wrote."""
-        return cls(**{**fields, "providers": tuple(fields["providers"]), "faults": tuple(fields["faults"])})
+        return cls(**{**fields, **{name: tuple(fields[name]) for name in ("providers", "faults", "held")}})

@@ -53,6 +53,7 @@ class Sandbox:
         small: bool = False,
         port: int = 0,
         faults: Sequence[str] = (),
+        held: Sequence[str] = (),
         progress: Callable[[int, int], None] | None = None,
         timeout_s: float = 300.0,
     ) -> Sandbox:
@@ -68,6 +69,7 @@ class Sandbox:
             small: The small world, rendered in about 3 s.
             port: Port of the catalogs; the other servers take the ports after it; 0 takes free ones.
             faults: Faults from the start, e.g. ``429@earth_search?count=2&seconds=1``.
+            held: Parts of names of EMIT granules that are not listed until :meth:`change` releases them.
             progress: Hears (scenes rendered, scenes to render).
             timeout_s: Longest time to wait for readiness.
 
@@ -81,6 +83,7 @@ class Sandbox:
             providers=tuple(providers),
             port=port,
             faults=tuple(faults),
+            held=tuple(held),
         )
         config.check()
         process = subprocess.Popen(
@@ -151,6 +154,35 @@ class Sandbox:
         """Return the faults that are on, with what is left of their counts."""
         listed: list[dict[str, Any]] = self._control.get("/faults").raise_for_status().json()["faults"]
         return listed
+
+    def change(self, action: str, item: str, **more: str) -> list[str]:
+        """Release, revise or delete every EMIT granule with a text in its name; return which ones.
+
+        Args:
+            action: ``release``, ``revise`` or ``delete``.
+            item: Part of the name, e.g. ``CH4PLM_002_20240607``.
+            more: ``label`` (``wider``, ``wrong`` or ``true``) redraws a plume's outline; ``at`` is the revision date.
+
+        Raises:
+            SettingsError: No such change, or no such granule.
+        """
+        answer = self._control.post("/changes", json={"action": action, "item": item, **more})
+        if answer.status_code == 400:
+            raise SettingsError(
+                "the change was refused", subject="sandbox", found=str(answer.json()["error"])
+            )
+        changed: list[str] = answer.raise_for_status().json()["changed"]
+        return changed
+
+    def take_back_changes(self) -> list[str]:
+        """Take every change back, as if the sandbox had just started; return the granules that this changes."""
+        changed: list[str] = self._control.delete("/changes").raise_for_status().json()["changed"]
+        return changed
+
+    def changes(self) -> dict[str, Any]:
+        """Return the EMIT granules that are listed (with their revision), held back and deleted."""
+        report: dict[str, Any] = self._control.get("/changes").raise_for_status().json()
+        return report
 
     def log(self, target: str | None = None) -> dict[str, Any]:
         """Return the requests so far: ``{"totals": {target: {requests, bytes, …}}, "entries": […]}``."""

@@ -49,6 +49,7 @@ def version(ws: Workspace, provider: Provider, granules_version: str) -> str:
             "bands": list(ws.provider_settings(provider.key).bands),
             "grids": [grid_for(area).as_dict() for area in ws.areas],
             **_said({area.name: _resampling(ws, provider, area) for area in ws.areas}),
+            **_overviews(ws, provider),
         }
     )
 
@@ -62,6 +63,12 @@ def _said(resampling: Mapping[str, Resampling]) -> dict[str, Any]:
     """Return what versions hold of the resampling: nothing of the default, so that what is stored with it stays valid."""
     other = {name: how for name, how in resampling.items() if how != "auto"}
     return {"resampling": other} if other else {}
+
+
+def _overviews(ws: Workspace, provider: Provider) -> dict[str, Any]:
+    """Return the setting of overviews as a part of versions; of those without it, nothing."""
+    wanted = ws.provider_settings(provider.key).overviews
+    return {"overviews": wanted} if wanted else {}
 
 
 def build(ws: Workspace, provider: Provider, day: str, granules: Snapshot) -> Outcome:
@@ -96,6 +103,7 @@ def nodes(ws: Workspace, provider: Provider, manifest: pl.DataFrame) -> dict[str
                     "grid": grid_for(area).as_dict(),
                     "rows": used.rows(named=True),
                     **_said({area.name: _resampling(ws, provider, area)}),
+                    **_overviews(ws, provider),
                 }
             )
     return versions
@@ -126,6 +134,7 @@ def _write(
     import xarray as xr
 
     from geostack_pipeline.cube.build import build_packed
+    from geostack_pipeline.cube.overviews import write_with_overviews
     from geostack_pipeline.cube.write import finish_tree, write_node
     from geostack_pipeline.publish.quicklook import true_colour
 
@@ -134,6 +143,7 @@ def _write(
     wanted = nodes(ws, provider, manifest)
     previous = ws.stored(asset, day)
     bands = list(ws.provider_settings(provider.key).bands)
+    overviews = ws.provider_settings(provider.key).overviews
     with ws.artifacts.begin(
         asset,
         day,
@@ -160,7 +170,10 @@ def _write(
                 resampling=_resampling(ws, provider, area),
             )
             packed.attrs.update({"area": area.name, "provider": provider.key, "partition": day})
-            write_node(zarr, area.name, packed)
+            if overviews:
+                write_with_overviews(zarr, area.name, packed, grid_for(area), overviews)
+            else:
+                write_node(zarr, area.name, packed)
             dataset = xr.decode_cf(packed)
             attempt.put(
                 f"quicklook-{area.name}.png", true_colour(dataset, title=f"{provider.key} {area.name}")

@@ -8,11 +8,13 @@ from functools import cached_property
 from typing import Any
 
 from geostack_pipeline.errors import StorageError
-from geostack_pipeline.publish.items import Source
+from geostack_pipeline.publish.items import GEOJSON, Source
 from geostack_pipeline.stages import scenes
 from geostack_pipeline.stages.workspace import Workspace, asset_name
 from geostack_pipeline.storage.layout import split_reference
 from geostack_pipeline.storage.snapshot import Snapshot
+
+UMM = "application/vnd.nasa.cmr.umm+json"
 
 
 def ancestors(ws: Workspace, snapshot: Snapshot) -> dict[str, Snapshot]:
@@ -67,7 +69,11 @@ class SceneLists:
     def _rows(self, day: str) -> dict[str, Any]:
         if day not in self._read:
             frame = self.lists[day].open()
-            wanted = [name for name in ("id", "collection", "links", "platform") if name in frame.columns]
+            wanted = [
+                name
+                for name in ("id", "collection", "links", "platform", "cmr:concept_id")
+                if name in frame.columns
+            ]
             self._read[day] = {row["id"]: row for row in frame.select(wanted).iter_rows(named=True)}
         return self._read[day]
 
@@ -88,9 +94,14 @@ class SceneLists:
         links = [link for link in row.get("links") or [] if link]
         own = next((link["href"] for link in links if link["rel"] == "self"), None)
         collection = row.get("collection")
+        href, kind = own or f"{self._home}/collections/{collection}/items/{item_id}", GEOJSON
+        if (self.ws.settings.provider(self.provider).kind or self.provider) == "earthaccess":
+            # No STAC API: CMR has a granule under its concept.
+            href, kind = f"{self._home}/concepts/{row.get('cmr:concept_id')}.umm_json", UMM
         return Source(
             item_id=item_id,
-            href=own or f"{self._home}/collections/{collection}/items/{item_id}",
+            href=href,
+            media_type=kind,
             collection=collection,
             licences=tuple(link["href"] for link in links if link["rel"] == "license"),
         )

@@ -163,12 +163,12 @@ def _write(ws: Workspace, day: str, target: str, counted: Snapshot) -> Snapshot:
         NAME, day, target, kind="table", code_version=CODE_VERSION, upstream=upstream
     ) as attempt:
         shelf = _Shelf(attempt)
-        fields: dict[tuple[str, str, datetime], str] = {}
+        fields: list[_Field] = []
         without_map: list[str] = []
         for retrieval in retrievals.values():
             for name in sorted(retrieval.snapshot.nodes):
                 made = list(_fields(shelf, retrieval, name, target))
-                fields |= {(retrieval.provider, name, time): item_id for time, item_id in made}
+                fields += made
                 if not made:
                     without_map.append(f"{retrieval.provider}/{name}")
         for row in rows:
@@ -205,8 +205,21 @@ def _times(node: xr.Dataset) -> list[datetime]:
     return [value.item().replace(tzinfo=UTC) for value in values]
 
 
-def _fields(shelf: _Shelf, retrieval: _Retrieval, name: str, target: str) -> Iterator[tuple[datetime, str]]:
-    """Write an item for every time of a node that lies on a map grid; yield time and id of each."""
+@dataclass(frozen=True, kw_only=True)
+class _Field:
+    """A field that was written."""
+
+    provider: str
+    node: str
+    time: datetime
+    items: frozenset[str]
+    """Catalog items that it shows."""
+    collection: str
+    item_id: str
+
+
+def _fields(shelf: _Shelf, retrieval: _Retrieval, name: str, target: str) -> Iterator[_Field]:
+    """Write an item for every time of a node that lies on a map grid; yield what was written."""
     from geostack_pipeline.methane.rates import instrument_of
     from geostack_pipeline.publish.cog import placement, to_cog
     from geostack_pipeline.publish.items import COG, PREFIX, ZARR, Origin, band_facts, field_item
@@ -218,6 +231,7 @@ def _fields(shelf: _Shelf, retrieval: _Retrieval, name: str, target: str) -> Ite
     place = placement(node)
     instrument = instrument_of(str(node.attrs.get("instrument", "")))
     seen_by = sensor(instrument)
+    area = str(node.attrs.get("area", name))
     collection = fields_collection(instrument)
     zarr = f"zarr/{retrieval.provider}/{name}"
     shelf.attempt.reference(retrieval.snapshot, f"{methane.TREE}/{name}", to=zarr)
@@ -259,7 +273,7 @@ def _fields(shelf: _Shelf, retrieval: _Retrieval, name: str, target: str) -> Ite
             artifact=target,
             properties={
                 f"{PREFIX}provider": retrieval.provider,
-                f"{PREFIX}area": name,
+                f"{PREFIX}area": area,
                 f"{PREFIX}node_version": retrieval.snapshot.nodes[name],
                 f"{PREFIX}method": str(node.attrs.get("method", "")),
                 f"{PREFIX}maturity": str(node.attrs.get("maturity", "screening")),
@@ -269,7 +283,7 @@ def _fields(shelf: _Shelf, retrieval: _Retrieval, name: str, target: str) -> Ite
         item = field_item(
             item_id=item_id,
             collection=collection,
-            title=f"Methane over {name} by {seen_by.title}, {time:%Y-%m-%d %H:%M} UTC",
+            title=f"Methane over {area} by {seen_by.title}, {time:%Y-%m-%d %H:%M} UTC",
             time=time,
             place=place,
             sensor=seen_by,
@@ -279,7 +293,14 @@ def _fields(shelf: _Shelf, retrieval: _Retrieval, name: str, target: str) -> Ite
             origin=origin,
         )
         shelf.add(item, origin)
-        yield time, item_id
+        yield _Field(
+            provider=retrieval.provider,
+            node=name,
+            time=time,
+            items=frozenset(items),
+            collection=collection,
+            item_id=item_id,
+        )
 
 
 def _scene_ids(step: xr.Dataset) -> tuple[list[str], list[str]]:
@@ -297,18 +318,23 @@ def _scene_ids(step: xr.Dataset) -> tuple[list[str], list[str]]:
 
 def _cloud_cover(step: xr.Dataset) -> float | None:
     """Return the share of the seen pixels under clouds, per cent; None where the fields do not say."""
-    from geostack_pipeline.methane.masking import Quality
-
-    if (
-        "quality_flags" not in step
-        or "cloud" not in str(step["quality_flags"].attrs.get("flag_meanings", "")).split()
-    ):
+    if "quality_flags" not in step:
         return None
-    flags = step["quality_flags"].values
-    seen = (flags & int(Quality.NO_DATA)) == 0
+    about = step["quality_flags"].attrs
+    masks = dict(
+        zip(
+            str(about.get("flag_meanings", "")).split(),
+            np.atleast_1d(about.get("flag_masks", [])),
+            strict=False,
+        )
+    )
+    if not {"cloud", "no_data"} <= masks.keys():
+        return None
+    flags = step["quality_flags"].values.astype(np.int64)
+    seen = (flags & int(masks["no_data"])) == 0
     if not seen.any():
         return None
-    return round(100.0 * float(((flags & int(Quality.CLOUD)) != 0)[seen].mean()), 3)
+    return round(100.0 * float(((flags & int(masks["cloud"])) != 0)[seen].mean()), 3)
 
 
 def _plume(
@@ -316,20 +342,18 @@ def _plume(
     retrieval: _Retrieval,
     counted: Snapshot,
     row: Mapping[str, Any],
-    fields: Mapping[tuple[str, str, datetime], str],
+    fields: Sequence[_Field],
     target: str,
 ) -> None:
     """Write the item of one plume, with its picture and its outline."""
     from geostack_pipeline.publish.items import GEOJSON, Origin, plume_item
-    from geostack_pipeline.publish.products import PLUMES, fields_collection, platform_of, sensor
+    from geostack_pipeline.publish.products import PLUMES, platform_of, sensor
 
-    key = (row["provider"], _node_of(row, fields), row["time"])
+    shown = _field_of(row, fields)
     folder = f"{PLUMES}/{row['plume_id']}"
     assets: dict[str, Document] = {}
-    field_id = fields.get(key)
-    collection = fields_collection(row["instrument"])
-    if field_id is not None:
-        picture = _picture(retrieval, key[1], row)
+    if shown is not None:
+        picture = _picture(retrieval, shown.node, row)
         shelf.pictures[row["plume_id"]] = picture
         assets["quicklook"] = {
             "href": "./quicklook.png",
@@ -354,11 +378,11 @@ def _plume(
     )
     related = (
         []
-        if field_id is None
+        if shown is None
         else [
             {
                 "rel": "derived_from",
-                "href": f"../../{collection}/{field_id}/{field_id}.json",
+                "href": f"../../{shown.collection}/{shown.item_id}/{shown.item_id}.json",
                 "type": GEOJSON,
                 "title": "the fields that show it",
             }
@@ -376,12 +400,11 @@ def _plume(
     shelf.add(item, origin)
 
 
-def _node_of(row: Mapping[str, Any], fields: Mapping[tuple[str, str, datetime], str]) -> str:
-    """Return the node that shows a plume: its area's, or of a swath the granule's of that time."""
-    if (row["provider"], row["area"], row["time"]) in fields:
-        return str(row["area"])
-    names = [name for provider, name, time in fields if (provider, time) == (row["provider"], row["time"])]
-    return next((name for name in names if name in row["item_ids"]), names[0] if len(names) == 1 else "")
+def _field_of(row: Mapping[str, Any], fields: Sequence[_Field]) -> _Field | None:
+    """Return the field that shows a plume: that of its area, or of a swath that of its granule; None without a map."""
+    near = [one for one in fields if (one.provider, one.time) == (row["provider"], row["time"])]
+    own = [one for one in near if one.node == row["area"]]
+    return next(iter(own or [one for one in near if set(row["item_ids"]) <= one.items]), None)
 
 
 def _picture(retrieval: _Retrieval, name: str, row: Mapping[str, Any]) -> bytes:
@@ -407,7 +430,7 @@ def _feature(row: Mapping[str, Any]) -> Document:
     return {
         "type": "Feature",
         "id": row["plume_id"],
-        "geometry": shapely.geometry.mapping(shape),
+        "geometry": json.loads(shapely.to_geojson(shape)),
         "bbox": [float(part) for part in shape.bounds],
         "properties": {
             name: stamp(value) if isinstance(value, datetime) else value

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
     from geostack_pipeline.storage.snapshot import Snapshot
 
+_TREE = "tree.zarr"
+
 
 def open_named(snapshot: Snapshot, name: str | None) -> Any:
     """Return a version's table (``polars.DataFrame``) or tree (``xarray.DataTree``); see ``Snapshot.open``."""
@@ -28,6 +30,8 @@ def open_named(snapshot: Snapshot, name: str | None) -> Any:
         return _open_tables(snapshot, tables)
     if f"{name}.zarr/zarr.json" in snapshot.files:
         return _open_tree(snapshot, f"{name}.zarr")
+    if f"{_TREE}/{name}/zarr.json" in snapshot.files:
+        return _open_tree(snapshot, f"{_TREE}/{name}")
     raise snapshot.missing(f"table or tree {name!r}")
 
 

@@ -104,7 +104,8 @@ class Snapshot:
         A table is ``<name>.parquet`` (default: the last part of the asset's key), or, where it was split
         by schema, all of ``<name>-*.parquet`` under one another with the union of their columns.  A tree is
         ``<name>.zarr`` (default ``tree.zarr``), read-only and unread until computed (``chunks=None``: no
-        dask).  A version may hold both: ``open("plumes")`` of a tree gives its ``plumes.parquet``.
+        dask).  A version may hold both: ``open("plumes")`` of a tree gives its ``plumes.parquet``.  A group of a
+        tree is opened by its path, e.g. ``open("korpezhe/overviews")``.
 
         Raises:
             ArtifactNotFoundError: The version has no such table or tree; says what it has.

@@ -12,8 +12,6 @@ from typing import Any
 
 import pytest
 
-from benchmarks.report import Report, Table, Target
-
 ROOT = Path(__file__).parents[2]
 
 
@@ -110,28 +108,49 @@ def test_runs_build_every_asset_partition_once_and_then_nothing() -> None:
     assert {row["asset partitions"] for row in _rows(report, "2 dates, all stored")} == {4}
 
 
+@pytest.mark.slow  # a dozen processes
+def test_a_granule_becomes_a_cube_and_a_map_whichever_way() -> None:
+    report = _reports("swath")["swath"]
+    for layout in ("deflate 1", "in one piece"):
+        ways = _rows(report, f"of 285 bands, {layout}")
+        assert len(ways) == 4
+        assert 1.0 in {row["wall / plain read"] for row in ways}
+    maps = _rows(report, "onto the map")
+    assert {row["way"] for row in maps} == {"ours: compiled gather", "the published rule in NumPy"}
+
+
+@pytest.mark.slow  # two dozen processes
+def test_cubes_are_measured_in_every_layout_and_way() -> None:
+    found = _reports("chunks", "timeline", "loader")
+    layouts = _rows(found["chunks"], "CPU milliseconds per date")
+    assert [row["files"] for row in layouts[:3]] == [60, 5, 1]
+    assert all(0.3 < row["stored / raw"] < 1 for row in layouts)
+    for title in ("opened, nothing read", "one pixel's series"):
+        assert {row["dates"] for row in _rows(found["timeline"], title)} == {4}
+    assert all(row["GB/s"] > 0 for row in _rows(found["loader"], "into a jitted reduction"))
+
+
+@pytest.mark.slow  # a dozen processes that load numba or odc-stac
+def test_cubes_equal_gdal_and_read_no_scene_that_is_not_needed() -> None:
+    report = _reports("cube")["cube"]
+    for title in ("files on the disk", "over HTTP"):
+        rows = _rows(report, title)
+        ours = _row(rows, "ours")
+        assert ours["equal to exact GDAL"] >= 0.9999
+    assert _row(_rows(report, "files on the disk"), "tolerance 1e-4")["equal to exact GDAL"] == 1.0
+    if find_spec("odc"):
+        theirs = _row(_rows(report, "over HTTP"), "odc.stac.load")
+        assert ours["moved MB"] < theirs["moved MB"]
+    else:
+        assert "odc.stac" in report["skipped"][0]
+    one, four, sixteen = _rows(report, "scenes offered")
+    assert one["valid"] < four["valid"] == sixteen["valid"]
+
+
 def test_an_unknown_name_is_an_error() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks", "serach"], cwd=ROOT, capture_output=True, text=True, check=False
     )
     assert done.returncode == 2
     assert "serach" in done.stderr
-    assert "search, fetch, orchestration" in done.stderr
-
-
-def test_the_text_shows_tables_targets_and_verdicts() -> None:
-    table = Table(
-        title="ways", columns=["way", "wall s"], rows=[["ours", 1.5], ["peer", 12345.6]], note="one run"
-    )
-    met = Target(what="speed", found=2.5, unit="x", limit=2, at_most=False)
-    missed = Target(what="memory", found=251.0, unit="MB", limit=250, at_most=True)
-    lines = (
-        Report(name="n", about="a", tables=[table], targets=[met, missed], skipped=["a peer"])
-        .text()
-        .splitlines()
-    )
-    assert "  ours    1.50" in lines
-    assert "  peer  12,346" in lines
-    assert "  met     speed: 2.50 x (target >= 2 x)" in lines
-    assert "  MISSED  memory: 251.00 MB (target <= 250 MB)" in lines
-    assert "skipped: a peer" in lines
+    assert "search, fetch, cube, swath" in done.stderr

@@ -27,6 +27,7 @@ def gdal(
     band: int = 1,
     nodata: float | None = 0,
     tolerance: float = 1e-4,
+    **options: str,
 ) -> np.ndarray:
     """The file on the grid, by GDAL."""
     with (
@@ -41,6 +42,7 @@ def gdal(
             tolerance=tolerance,
             src_nodata=nodata,
             nodata=nodata,
+            **options,
         ) as warped,
     ):
         return warped.read(band)

@@ -68,7 +68,7 @@ def gathers(draw: st.DrawFn) -> tuple[Any, Any, Any, Any]:
     return field, glt_x, glt_y, fill
 
 
-@settings(max_examples=300)
+@settings(max_examples=150)
 @given(gathers())
 def test_the_gather_is_the_published_rule(case: tuple[Any, Any, Any, Any]) -> None:
     field, glt_x, glt_y, fill = case

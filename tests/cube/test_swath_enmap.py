@@ -231,7 +231,7 @@ def test_the_metadata_tell_the_level_and_the_detectors(l1b: EnmapRadiance, l1c: 
         other.bands_of("vnir", "x")
 
 
-@settings(max_examples=300)
+@settings(max_examples=150)
 @given(
     st.lists(st.floats(350, 2600), min_size=1, max_size=40),
     st.lists(st.tuples(st.floats(300, 2700), st.floats(0, 500)), min_size=1, max_size=4),

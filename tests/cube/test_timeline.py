@@ -366,3 +366,14 @@ def test_shards_are_joined_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert np.array_equal(found.reflectance.values, expected, equal_nan=True)
     part = found.reflectance.isel(time=[3, 0, 2], band=1, y=slice(30, 51), x=33).values
     assert np.array_equal(part, expected[[3, 0, 2], 1, 30:51, 33], equal_nan=True)
+
+
+def test_stored_numbers_go_to_jax_as_they_are(local: Path) -> None:
+    from geostack_pipeline.cube.loader import blocks, unpacked
+
+    raw = gp.load_timeline("earth_search", "field", FIRST, LAST, mask_and_scale=False, settings=local)
+    expected = gp.load_timeline("earth_search", "field", FIRST, LAST, settings=local).reflectance.values
+    assert raw.reflectance.dtype == np.uint16
+    about = raw.reflectance.attrs
+    found = [unpacked(block["reflectance"], about) for block in blocks(raw, ["reflectance"], {"time": 2})]
+    assert np.allclose(np.concatenate(found), expected, rtol=0, atol=6e-7, equal_nan=True)

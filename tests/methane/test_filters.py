@@ -8,12 +8,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
 from benchmarks.filter_twins import cmf_twin, mag1c_twin
 from benchmarks.radiance_cube import make_cube
 from geostack_pipeline.methane.columns import COLUMNS, METHODS, filter_block, filter_columns
+from geostack_pipeline.methane.mag1c import mag1c_column
 from geostack_pipeline.methane.noise import emit_noise
 from geostack_pipeline.methane.target import unit_absorption
 
@@ -46,6 +48,19 @@ def test_mag1c_agrees_with_float64_to_five_ppm_m_without_a_flip_of_the_support(s
     assert np.abs(difference).max() <= 5.0
     assert np.sqrt((difference**2).mean()) <= 0.05
     assert np.array_equal(found.enhancement[good] > 0, expected[good] > 0)
+
+
+@pytest.mark.slow  # compiles a kernel of its own
+def test_mag1c_without_64_bit_types_agrees_too(scene):
+    """What accelerators compute: CholeskyQR2, all in single precision."""
+    x, good, unit, _ = scene
+    run = jax.jit(lambda x, good, unit: jax.lax.map(lambda one: mag1c_column(*one, unit), (x, good)))
+    found = run(np.where(good[..., None], x, 0), good.astype(np.float32), unit.astype(np.float32))
+    expected = np.stack([mag1c_twin(x[i], good[i], unit)[0] for i in range(WIDE)])
+    difference = np.asarray(found.enhancement)[good] - expected[good]
+    assert found.enhancement.dtype == np.float32
+    assert np.abs(difference).max() <= 5.0
+    assert np.sqrt((difference**2).mean()) <= 0.05
 
 
 def test_cmf_agrees_with_float64_to_a_thousandth_and_chooses_the_same_shrinkage(scene):

@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import io
 import logging
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import boto3
+import numpy as np
 import polars as pl
 import pytest
+import xarray as xr
 from moto.server import ThreadedMotoServer
+from zarr.storage import ObjectStore
 
 import geostack_pipeline as gp
 from geostack_pipeline.commands.run import run_range
-from geostack_pipeline.stages.plan import STAGES
+from geostack_pipeline.methane.wind import WindRecord
+from geostack_pipeline.settings import Settings
+from geostack_pipeline.stages.plan import ACROSS, STAGES
+from geostack_pipeline.storage.roots import open_root
 
 DAY = "2024-06-07"
 """A date with a mosaic of two tiles."""
@@ -54,7 +62,42 @@ def _stored(ws: Any, day: str) -> dict[str, tuple[str, str]]:
         assert snapshot is not None, (stage, day)
         assert snapshot.verify() == []
         found[stage] = (snapshot.version, snapshot.content_digest())
+    for stage in ACROSS:
+        snapshot = ws.artifacts.current(stage, day)
+        assert snapshot is not None, (stage, day)
+        assert snapshot.verify() == []
+        found[stage] = (snapshot.version, snapshot.content_digest())
     return found
+
+
+@pytest.mark.parametrize("form", ["parquet", "zarr"])
+def test_a_wind_on_an_object_store(
+    form: str, bucket: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GEOSTACK_TEST_SECRET", "hush-hush")
+    time = np.array(["2024-06-07T07:00"], "datetime64[us]")
+    wind = xr.Dataset(
+        {
+            name: (("time", "latitude", "longitude"), np.full((1, 1, 1), value))
+            for name, value in (("u10", 3.0), ("v10", 4.0))
+        },
+        {"time": time, "latitude": [38.5], "longitude": [54.0]},
+    )
+    settings = Settings(wind={"source": f"s3://results/winds/era5.{form}", "options": bucket})
+    root = open_root("s3://results/winds", settings.wind_source()._options)
+    if form == "zarr":
+        wind.to_zarr(ObjectStore(root.prefixed("era5.zarr")), zarr_format=3)
+    else:
+        sink = io.BytesIO()
+        pl.from_pandas(wind.to_dataframe().reset_index()).write_parquet(sink)
+        root.put("era5.parquet", sink.getvalue())
+    source = settings.wind_source()
+    noon = datetime(2024, 6, 7, 7, 16, tzinfo=UTC)
+    record = source.of(noon, noon, [(53.9, 38.4, 54.1, 38.6)]).near(noon, 54.01, 38.5, source.limits)
+    assert isinstance(record, WindRecord)
+    assert record.speed_m_s == pytest.approx(5.0)
+    assert source.name == f"s3://results/winds/era5.{form}"
+    assert "hush-hush" not in repr(settings) + source.name
 
 
 @pytest.mark.slow

@@ -272,3 +272,57 @@ def test_a_pinned_list_is_read_instead_of_the_current_one(
     assert ws.artifacts.current("earth_search/scenes", "2024-06-06").version == new
     selected = ws.artifacts.current("earth_search/selected", "2024-06-06")
     assert selected.upstream == {"earth_search/scenes/2024-06-06": old}
+
+
+def test_all_dates_are_one_timeline(stored: tuple[Path, Any, Any]) -> None:
+    file, ws, _ = stored
+    area = ws.areas[0].name
+    year = gp.load_timeline("earth_search", area, FIRST, LAST, settings=file)
+    step = 0
+    for day in (f"2024-06-{number:02d}" for number in range(1, 13)):
+        tree = gp.load("earth_search/cube", day, settings=file)
+        if area not in tree.children:
+            continue
+        cube = tree[area].to_dataset()
+        there = year.isel(time=slice(step, step + cube.sizes["time"]))
+        for name in ("time", "reflectance", "scl"):
+            assert np.array_equal(there[name].values, cube[name].values, equal_nan=name == "reflectance")
+        step += cube.sizes["time"]
+    assert step == year.sizes["time"] >= 3
+
+
+def test_overviews_make_another_version_with_the_same_cube(stored: tuple[Path, Any, Any]) -> None:
+    from geostack_pipeline.settings import load_settings
+    from geostack_pipeline.stages import cube
+    from geostack_pipeline.stages.workspace import open_workspace
+
+    file, ws, _ = stored
+    settings = load_settings(file)
+    own = settings.provider("earth_search").model_copy(update={"overviews": 2})
+    other = open_workspace(
+        settings.model_copy(update={"providers": {**settings.providers, "earth_search": own}})
+    )
+    provider = settings.build_provider("earth_search")
+    plain = ws.artifacts.current("earth_search/cube", BUSY)
+    granules = ws.artifacts.current("earth_search/granules", BUSY)
+    try:
+        found = cube.build(other, provider, BUSY, granules).snapshot
+        assert found.version != plain.version
+        assert cube.build(other, provider, BUSY, granules).reused
+        for area in plain.nodes:
+            xr.testing.assert_identical(
+                found.open()[area].to_dataset().drop_attrs(), plain.open()[area].to_dataset().drop_attrs()
+            )
+            levels = gp.load("earth_search/cube", BUSY, name=f"{area}/overviews", settings=file)
+            assert list(levels.children) == ["2", "4"]
+            fine, coarse = found.open()[area]["reflectance"], levels["4"]["reflectance"]
+            rows, columns = fine.sizes["y"] // 4 * 4, fine.sizes["x"] // 4 * 4
+            blocks = fine.values[:, :, :rows, :columns].reshape(
+                *fine.shape[:2], rows // 4, 4, columns // 4, 4
+            )
+            whole = np.isfinite(blocks).all(axis=(3, 5))
+            expected = blocks.mean(axis=(3, 5))[whole]
+            assert np.abs(coarse.values[:, :, : rows // 4, : columns // 4][whole] - expected).max() <= 0.51e-4
+    finally:
+        assert cube.build(ws, provider, BUSY, granules).reused
+    assert ws.artifacts.current("earth_search/cube", BUSY).version == plain.version

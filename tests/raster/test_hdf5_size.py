@@ -93,7 +93,7 @@ def test_what_states_no_size_is_left_to_others(tmp_path: Path) -> None:
         require_whole(head, len(head), "x")
 
 
-@settings(max_examples=300)
+@settings(max_examples=150)
 @given(st.binary(max_size=120))
 def test_any_beginning_is_judged_without_an_accident(rest: bytes) -> None:
     for head in (rest, b"\x89HDF\r\n\x1a\n" + rest):

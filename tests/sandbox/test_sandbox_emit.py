@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -290,3 +291,21 @@ def test_a_wrong_basic_login_is_not_taken(nasa: Sandbox, http: httpx.Client) -> 
             f"{nasa.endpoints['edl']}/api/users/find_or_create_token", headers={"authorization": text}
         )
         assert answer.status_code == 401
+
+
+def test_deleted_granules_are_asked_for_as_cmr_wants_it(nasa: Sandbox, http: httpx.Client) -> None:
+    def asked(**parameters: str) -> httpx.Response:
+        return http.get(f"{nasa.endpoints['earthaccess']}/deleted-granules.json", params=parameters)
+
+    # The words of CMR's own tests.
+    assert asked().json() == {"errors": ["One revision date is required for deleted granules search."]}
+    old = asked(revision_date="2024-01-01T00:00:00Z")
+    assert (old.status_code, old.json()["errors"]) == (
+        400,
+        ["Revision date must be within one year of today."],
+    )
+    now = datetime.now(UTC)
+    odd = asked(revision_date=now.isoformat(), not_a_valid_parameter="test")
+    assert odd.json()["errors"] == ["Parameter [not_a_valid_parameter] was not recognized."]
+    answer = asked(revision_date=now.isoformat())
+    assert (answer.json(), answer.headers["cmr-hits"]) == ([], "0")

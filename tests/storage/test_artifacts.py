@@ -419,6 +419,19 @@ def test_a_reference_needs_files_there_and_the_same_root(store: ArtifactStore, t
         assert attempt.reference(old, "tree.zarr") == 1
 
 
+def test_a_reference_may_take_another_path(any_store: ArtifactStore) -> None:
+    old = write_tree(any_store, "v1", tree())
+    with any_store.begin("results", DAY, "v1", kind="table", code_version="1", upstream={}) as attempt:
+        count = attempt.reference(old, "tree.zarr/north", to="zarr/es/north/")
+        with pytest.raises(SettingsError, match="not plain"):
+            attempt.reference(old, "tree.zarr/north", to="../north")
+        new = attempt.commit(meta={})
+    assert count == len(new.files)
+    assert new.verify() == []
+    for path, entry in new.files.items():
+        assert entry == old.files[path.replace("zarr/es/", "tree.zarr/", 1)]
+
+
 def test_a_reference_whose_source_is_damaged_is_an_error(store: ArtifactStore) -> None:
     old = write(store, files={"t/a": b"1", "t/b": b"2"})
     store.root.delete(old.key("t/b"))

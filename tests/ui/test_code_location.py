@@ -137,7 +137,8 @@ def test_workspace_yaml_is_what_loads(repository: dict[str, Any]) -> None:
     assert [job["name"] for job in named] == ["earth_search_daily"]
     assert named[0]["isAssetJob"]
     assert "methane" in named[0]["description"]
-    assert repository["sensors"] == []
+    # Earth Search tells no changes, so that there is nothing to listen to.
+    assert repository["sensors"] == [{"name": "failed_runs"}]
     (schedule,) = repository["schedules"]
     assert schedule["description"]
     del schedule["description"]

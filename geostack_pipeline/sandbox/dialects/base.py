@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 from starlette.types import ASGIApp
 
@@ -27,6 +27,36 @@ class StoredObject:
     data: bytes = b""
 
 
+class History(Protocol):
+    """A catalog that changes with time: :class:`~geostack_pipeline.sandbox.dialects.emit_history.EmitHistory`."""
+
+    def hold(self, parts: Sequence[str]) -> None:
+        """Take back what has one of these texts in its name, as if it had never been listed."""
+        ...
+
+    def apply(self, change: Mapping[str, Any]) -> Change:
+        """Change what is listed."""
+        ...
+
+    def reset(self) -> Change:
+        """Forget every change."""
+        ...
+
+    def report(self) -> dict[str, Any]:
+        """Return what is listed, held back and deleted."""
+        ...
+
+
+class Change(Protocol):
+    """What a change came to."""
+
+    @property
+    def names(self) -> tuple[str, ...]: ...  # noqa: D102
+
+    @property
+    def objects(self) -> Mapping[str, Mapping[str, StoredObject]]: ...  # noqa: D102
+
+
 @dataclass(frozen=True, kw_only=True)
 class Publication:
     """What a catalog has: its items and the objects behind them."""
@@ -38,6 +68,8 @@ class Publication:
     """Bucket on the S3 that checks signatures, session tokens and policies -> key -> object."""
     files: Mapping[str, StoredObject] = field(default_factory=dict)
     """Path -> object, for file servers of the dialect's own (:meth:`Dialect.services`)."""
+    history: History | None = None
+    """What changes the catalog while it is served; None where it stays as it is."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,6 +111,13 @@ class Dialect(ABC):
 
     def services(self, publication: Publication, at: Addresses) -> Mapping[str, ASGIApp]:  # noqa: ARG002
         """Return the application of each of :attr:`servers`; faults and the log know it by its name."""
+        return {}
+
+    def neighbours(self, publication: Publication, at: Addresses) -> Mapping[str, ASGIApp]:  # noqa: ARG002
+        """Return other APIs of the catalog's operator that its provider asks too, by their path on the catalogs' server.
+
+        A path that is another dialect's mount is served by that one.
+        """
         return {}
 
     @abstractmethod

@@ -23,12 +23,15 @@ from starlette.types import ASGIApp
 
 from geostack_pipeline.sandbox.dialects import emit_servers
 from geostack_pipeline.sandbox.dialects.base import Addresses, Dialect, Item, Publication
-from geostack_pipeline.sandbox.dialects.emit_granules import PROTECTED, Record, records
+from geostack_pipeline.sandbox.dialects.earthaccess import EarthaccessDialect, make_cmr
+from geostack_pipeline.sandbox.dialects.emit_granules import PROTECTED, Record
+from geostack_pipeline.sandbox.dialects.emit_history import EmitHistory
 from geostack_pipeline.sandbox.dialects.stac_query import BadRequestError, Query, instant, parse
 from geostack_pipeline.sandbox.server.faults import HOSTILE_HREF, spoil_page
 from geostack_pipeline.sandbox.world.scene import PhysicalScene
 from geostack_pipeline.sandbox.world.world import Encoding, World
 
+CMR_MOUNT = EarthaccessDialect.mount
 PAGE = 100
 DEFAULT_LIMIT = 10
 LARGEST_LIMIT = 5000
@@ -63,12 +66,13 @@ class CmrStacDialect(Dialect):
 
     def publish(self, world: World, at: Addresses) -> Publication:
         """Return an item per granule of every collection, and their files."""
-        found = records(world)
-        return emit_servers.publication([make_item(record, at.root) for record in found], found)
+        told = emit_servers.history(world)
+        return emit_servers.publication([make_item(record, at.root) for record in told.listed()], told)
 
     def app(self, publication: Publication, at: Addresses) -> ASGIApp:
         """Return the API."""
-        api = _Api(publication.items, at.root)
+        assert isinstance(publication.history, EmitHistory)
+        api = _Api(publication.history, at.root)
         return Starlette(
             routes=[
                 Route("/", api.landing),
@@ -87,12 +91,17 @@ class CmrStacDialect(Dialect):
         """Return login server, archive and the server of signed URLs."""
         return emit_servers.services(publication, at)
 
+    def neighbours(self, publication: Publication, at: Addresses) -> Mapping[str, ASGIApp]:  # noqa: ARG002
+        """Return CMR's own search: what changed is asked there."""
+        return {CMR_MOUNT: make_cmr(publication)}
+
     def settings(self, at: Addresses) -> dict[str, Any]:
         """Return the provider's settings: all products of version 2, and those of level 1 and 2A."""
         return {
             "url": at.root,
             "collections": ["EMITL2BCH4ENH_002", "EMITL2BCH4PLM_002", "EMITL1BRAD_001", "EMITL2ARFL_001"],
             "endpoints": emit_servers.endpoints(at),
+            "options": {"cmr_url": at.root.removesuffix(self.mount) + CMR_MOUNT},
         }
 
     def credentials(self, at: Addresses) -> Mapping[str, str]:  # noqa: ARG002
@@ -214,16 +223,30 @@ async def _not_found(_: Request, __: Exception) -> Response:
 
 
 class _Api:
-    """The routes, over a fixed list of items."""
+    """The routes, over the granules as they change."""
 
-    def __init__(self, items: Sequence[Item], root: str) -> None:
+    def __init__(self, history: EmitHistory, root: str) -> None:
         self._root = root
-        self._items = {
-            (item["collection"], item["id"]): item
-            for item in sorted(items, key=lambda item: (item["properties"]["datetime"], item["id"]))
-        }
+        self._history = history
+        self._state = -1
+        self._made: dict[tuple[str, int], Item] = {}
+        self._items: dict[tuple[str, str], Item] = {}
+        self._shapes: dict[tuple[str, str], Any] = {}
+        self._names = sorted({record.collection for record in history.listed()})
+
+    def _renew(self) -> None:
+        """Take over what changed; items that did not are kept, as their checksums take time."""
+        if self._state == self._history.state:
+            return
+        self._state = self._history.state
+        made = {}
+        for record in self._history.listed():
+            key = (record.name, record.revision)
+            made[key] = self._made.get(key) or make_item(record, self._root)
+        self._made = made
+        ordered = sorted(made.values(), key=lambda item: (item["properties"]["datetime"], item["id"]))
+        self._items = {(item["collection"], item["id"]): item for item in ordered}
         self._shapes = {key: shapely.geometry.shape(item["geometry"]) for key, item in self._items.items()}
-        self._names = sorted({item["collection"] for item in items})
 
     def _link(self, rel: str, path: str, kind: str = "application/json", **more: str) -> dict[str, str]:
         return {"rel": rel, "type": kind, "href": f"{self._root}{path}", **more}
@@ -287,6 +310,7 @@ class _Api:
         return _answer(self._collection(name))
 
     async def item(self, request: Request) -> Response:
+        self._renew()
         name = _canonical(request.path_params["collection"])
         found = self._items.get((name, request.path_params["item"]))
         return _answer(found, _GEOJSON) if found else _refusal(404, "Could not find the item")
@@ -317,6 +341,7 @@ class _Api:
         return self._search(request, body, f"/collections/{name}/items")
 
     def _search(self, request: Request, body: dict[str, Any], path: str) -> Response:
+        self._renew()
         try:
             query = parse(
                 {name: value for name, value in body.items() if name != "query"},

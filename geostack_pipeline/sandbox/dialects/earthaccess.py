@@ -1,7 +1,8 @@
 """NASA's CMR itself, as the earthaccess library asks it: ``granules.umm_json``.
 
 As recorded: ``CMR-Hits`` counts, pages follow ``CMR-Search-After``, which every page with granules has and the next
-request sends back; a request with ``page_size=0`` only counts.
+request sends back; a request with ``page_size=0`` only counts.  Deleted granules have an address of their own, which takes a
+first date within the last year and gives everything in one answer.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, ClassVar
 
 import shapely
@@ -21,7 +22,8 @@ from starlette.types import ASGIApp
 
 from geostack_pipeline.sandbox.dialects import emit_servers
 from geostack_pipeline.sandbox.dialects.base import Addresses, Dialect, Item, Publication
-from geostack_pipeline.sandbox.dialects.emit_granules import records
+from geostack_pipeline.sandbox.dialects.emit_granules import CONCEPTS
+from geostack_pipeline.sandbox.dialects.emit_history import EmitHistory
 from geostack_pipeline.sandbox.dialects.stac_query import BadRequestError, instant
 from geostack_pipeline.sandbox.server.faults import HOSTILE_HREF, Fault, drift
 from geostack_pipeline.sandbox.world.scene import PhysicalScene
@@ -40,6 +42,8 @@ _KNOWN = frozenset(
         "provider",
         "page_size",
         "cloud_cover",
+        "revision_date[]",
+        "sort_key[]",
     }
 )
 
@@ -57,13 +61,12 @@ class EarthaccessDialect(Dialect):
 
     def publish(self, world: World, at: Addresses) -> Publication:  # noqa: ARG002
         """Return the granules of every collection as CMR gives them, and their files."""
-        found = records(world)
-        return emit_servers.publication([record.umm_json() for record in found], found)
+        told = emit_servers.history(world)
+        return emit_servers.publication([record.umm_json() for record in told.listed()], told)
 
     def app(self, publication: Publication, at: Addresses) -> ASGIApp:  # noqa: ARG002
         """Return the search."""
-        api = _Api(publication.items)
-        return Starlette(routes=[Route("/granules.umm_json", api.granules)])
+        return make_cmr(publication)
 
     def services(self, publication: Publication, at: Addresses) -> Mapping[str, ASGIApp]:
         """Return login server, archive and the server of signed URLs."""
@@ -82,11 +85,40 @@ class EarthaccessDialect(Dialect):
         return emit_servers.credentials()
 
 
-class _Api:
-    """The search, over a fixed list of granules in the order of time."""
+def make_cmr(publication: Publication) -> ASGIApp:
+    """Return CMR's search over what is published, as it changes."""
+    assert isinstance(publication.history, EmitHistory)
+    api = _Api(publication.history)
+    return Starlette(
+        routes=[
+            Route("/granules.umm_json", api.granules),
+            Route("/deleted-granules.json", api.deleted),
+            Route("/collections.umm_json", api.collections),
+        ]
+    )
 
-    def __init__(self, granules: Sequence[Item]) -> None:
-        self._granules = sorted(granules, key=lambda each: (_span(each)[0], each["meta"]["concept-id"]))
+
+class _Api:
+    """The search, in the order of time or of revision."""
+
+    def __init__(self, history: EmitHistory) -> None:
+        self._history = history
+        self._state = -1
+        self._granules: list[Item] = []
+        self._shapes: list[shapely.Geometry] = []
+        self._made: dict[tuple[str, int], Item] = {}
+
+    def _renew(self) -> None:
+        """Take over what changed; granules that did not are kept, as their checksums take time."""
+        if self._state == self._history.state:
+            return
+        self._state = self._history.state
+        made = {}
+        for record in self._history.listed():
+            key = (record.name, record.revision)
+            made[key] = self._made.get(key) or record.umm_json()
+        self._made = made
+        self._granules = sorted(made.values(), key=lambda each: (_span(each)[0], each["meta"]["concept-id"]))
         self._shapes = [_shape(each) for each in self._granules]
 
     async def granules(self, request: Request) -> Response:
@@ -108,7 +140,56 @@ class _Api:
         content = {"hits": hits, "took": 41, "items": _spoiled(page, faults)}
         return Response(json.dumps(content, separators=(",", ":")), 200, headers)
 
+    async def deleted(self, request: Request) -> Response:
+        """Answer with everything that was deleted since a moment, in one page: there is no last date to ask for."""
+        asked = request.query_params
+        unknown = set(asked) - {"revision_date", "parent_collection_id", "provider"}
+        if unknown:
+            return _refusal(f"Parameter [{min(unknown)}] was not recognized.")
+        if "revision_date" not in asked:
+            return _refusal("One revision date is required for deleted granules search.")
+        try:
+            since = instant(asked["revision_date"])
+        except ValueError as error:
+            return _refusal(str(error))
+        if since < datetime.now(UTC) - timedelta(days=365):
+            return _refusal("Revision date must be within one year of today.")
+        faults: Sequence[Fault] = request.scope.get("sandbox.faults", ())
+        listed = [
+            {
+                "granule-ur": each.record.name,
+                # Some of its dates end in +0000, others in Z.
+                "revision-date": each.when.strftime("%Y-%m-%dT%H:%M:%S.%f")[:-3] + "+0000",
+                "parent-collection-id": CONCEPTS[each.record.collection],
+                "concept-id": each.record.concept,
+                "provider-id": "LPCLOUD",
+            }
+            for each in self._history.deleted()
+            if each.when >= since
+            and asked.get("parent_collection_id") in {None, CONCEPTS[each.record.collection]}
+            and asked.get("provider") in {None, "LPCLOUD"}
+        ]
+        hits = len(listed) + sum(fault.kind == "wrong-count" for fault in faults)
+        if any(fault.kind == "drop-item" for fault in faults):
+            del listed[:1]
+        headers = {"CMR-Hits": str(hits), "Content-Type": "application/json;charset=utf-8"}
+        return Response(json.dumps(listed, separators=(",", ":")), 200, headers)
+
+    async def collections(self, request: Request) -> Response:
+        """Answer with the collections of a short name and version."""
+        asked = request.query_params
+        items = []
+        for name, concept in CONCEPTS.items():
+            short_name, version = name.split("_")
+            if asked.get("short_name") in {None, short_name} and asked.get("version") in {None, version}:
+                meta = {"concept-id": concept, "concept-type": "collection", "provider-id": "LPCLOUD"}
+                items.append({"meta": meta, "umm": {"ShortName": short_name, "Version": version}})
+        headers = {"CMR-Hits": str(len(items)), "CMR-Took": "7", "Content-Type": _TYPE}
+        content = {"hits": len(items), "took": 6, "items": items}
+        return Response(json.dumps(content, separators=(",", ":")), 200, headers)
+
     def _matching(self, request: Request) -> list[Item]:
+        self._renew()
         asked = request.query_params
         unknown = set(asked) - _KNOWN
         if unknown:
@@ -118,6 +199,8 @@ class _Api:
         box = None
         if "bounding_box" in asked:
             box = shapely.box(*(float(text) for text in asked["bounding_box"].split(",")))
+        revised = asked.get("revision_date[]")
+        since, until = (instant(text) for text in revised.split(",")) if revised else (None, None)
         clouds = [float(text) for text in asked["cloud_cover"].split(",")] if "cloud_cover" in asked else None
         found = []
         for granule, shape in zip(self._granules, self._shapes, strict=True):
@@ -131,9 +214,15 @@ class _Api:
                 and (first is None or end >= first)
                 and (last is None or start <= last)
                 and (box is None or shapely.intersects(box, shape))
+                and (since is None or since <= _revised(granule))
+                and (until is None or _revised(granule) <= until)
                 and (clouds is None or (cover is not None and clouds[0] <= cover <= clouds[1]))
             ):
                 found.append(granule)
+        if asked.get("sort_key[]") == "revision_date":
+            found.sort(key=_revised)
+        elif "sort_key[]" in asked:
+            raise BadRequestError(f"The valid sort keys do not include [{asked['sort_key[]']}].")
         return found
 
 
@@ -147,6 +236,10 @@ def _span(granule: Item) -> tuple[datetime, datetime]:
     span = extent.get("RangeDateTime", {})
     start = datetime.fromisoformat(single or span["BeginningDateTime"]).astimezone(UTC)
     return start, start if single else datetime.fromisoformat(span["EndingDateTime"]).astimezone(UTC)
+
+
+def _revised(granule: Item) -> datetime:
+    return datetime.fromisoformat(granule["meta"]["revision-date"])
 
 
 def _shape(granule: Item) -> shapely.Geometry:

@@ -63,6 +63,16 @@ class Record:
     attributes: Sequence[tuple[str, Sequence[str]]] = field(default=())
 
     @property
+    def plume(self) -> str | None:
+        """Number of the plume that it outlines; None for a scene."""
+        return next((values[0] for name, values in self.attributes if name == "PLUME_ID"), None)
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """Granules that a plume lies in."""
+        return tuple(each for name, values in self.attributes if name == "SOURCE_SCENES" for each in values)
+
+    @property
     def folder(self) -> str:
         """Folder below a bucket."""
         return f"{self.collection.replace('_', '.')}/{self.name}"

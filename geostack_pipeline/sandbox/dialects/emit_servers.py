@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any
+from weakref import WeakKeyDictionary
 
+import shapely
 from starlette.types import ASGIApp
 
 from geostack_pipeline.sandbox.dialects.base import Addresses, Publication
-from geostack_pipeline.sandbox.dialects.emit_granules import PROTECTED, PUBLIC, Record, objects
+from geostack_pipeline.sandbox.dialects.emit_granules import PROTECTED, PUBLIC, records
+from geostack_pipeline.sandbox.dialects.emit_history import EmitHistory
 from geostack_pipeline.sandbox.server.earthdata import (
     PASSWORD,
     TOKEN,
@@ -18,18 +21,31 @@ from geostack_pipeline.sandbox.server.earthdata import (
     make_daac_app,
     make_edl_app,
 )
+from geostack_pipeline.sandbox.world.world import World
 
 SERVERS = ("edl", "daac", "cloudfront")
 """Login server, archive, and where its redirects lead."""
 
 
-def publication(items: Sequence[dict[str, Any]], found: Sequence[Record]) -> Publication:
+_histories: WeakKeyDictionary[World, EmitHistory] = WeakKeyDictionary()
+
+
+def history(world: World) -> EmitHistory:
+    """Return the one history of a world: what one catalog lists the other lists too."""
+    if world not in _histories:
+        areas = [shapely.box(*area.bbox) for area in world.areas]
+        _histories[world] = EmitHistory(records(world), areas)
+    return _histories[world]
+
+
+def publication(items: Sequence[dict[str, Any]], told: EmitHistory) -> Publication:
     """Return items with the private bucket, and all files by their path at the archive."""
-    buckets = objects(found)
-    files = {
-        f"{bucket}/{key}": stored for bucket, contents in buckets.items() for key, stored in contents.items()
-    }
-    return Publication(items=items, private_buckets={PROTECTED: buckets[PROTECTED]}, files=files)
+    return Publication(
+        items=items,
+        private_buckets={PROTECTED: told.buckets[PROTECTED]},
+        files=told.files,
+        history=told,
+    )
 
 
 def services(published: Publication, at: Addresses) -> Mapping[str, ASGIApp]:

@@ -76,7 +76,7 @@ def _backend() -> Any:
 
 
 def register(buckets: Mapping[str, Mapping[str, Stored]]) -> None:
-    """Make buckets in this process's moto and put their objects there, without reading them."""
+    """Put objects into buckets of this process's moto, without reading them; buckets that are not there are made."""
     from moto.s3.models import FakeKey  # noqa: PLC0415 - see above
 
     class FileKey(FakeKey):
@@ -104,7 +104,8 @@ def register(buckets: Mapping[str, Mapping[str, Stored]]) -> None:
             self.contentsize = len(new_value)
 
     for name, objects in buckets.items():
-        bucket = _backend().create_bucket(name, REGION)
+        there = _backend().buckets
+        bucket = there[name] if name in there else _backend().create_bucket(name, REGION)
         for key, stored in objects.items():
             bucket.keys[key] = FileKey(key, stored, name)
 

@@ -13,8 +13,9 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from geostack_pipeline.sandbox.config import ServeConfig
 from geostack_pipeline.sandbox.dialects import DIALECTS
-from geostack_pipeline.sandbox.dialects.base import Addresses, StoredObject
+from geostack_pipeline.sandbox.dialects.base import Addresses, History, StoredObject
 from geostack_pipeline.sandbox.server.bucket import isolate_moto, make_bucket_app
+from geostack_pipeline.sandbox.server.changes import Changes
 from geostack_pipeline.sandbox.server.control import make_control_app
 from geostack_pipeline.sandbox.server.faults import FaultBoard, parse_fault
 from geostack_pipeline.sandbox.server.forward import Forward
@@ -27,16 +28,22 @@ _Maker = Callable[[FaultBoard, RequestLog], ASGIApp]
 
 
 def _applications(
-    config: ServeConfig, world: World, addresses: Mapping[str, str], forget: list[Callable[[], object]]
+    config: ServeConfig,
+    world: World,
+    addresses: Mapping[str, str],
+    forget: list[Callable[[], object]],
+    histories: list[History],
 ) -> tuple[dict[str, Any], dict[str, Mapping[str, StoredObject]], dict[str, _Maker]]:
     """Return what the sandbox tells of itself, the private buckets, and makers of the applications by address name.
 
-    A server that gives logins out has ``state.forget_logins``, which ends them; it is added to ``forget``.
+    A server that gives logins out has ``state.forget_logins``, which ends them; it is added to ``forget``.  What
+    changes a catalog while it is served is added to ``histories``.
     """
     dialects = [DIALECTS[name]() for name in config.providers]
     buckets: dict[str, Mapping[str, StoredObject]] = {}
     private: dict[str, Mapping[str, StoredObject]] = {}
     mounts: list[tuple[str, str, ASGIApp]] = []
+    neighbours: dict[str, tuple[str, ASGIApp]] = {}
     services: dict[str, ASGIApp] = {}
     providers: dict[str, Any] = {}
     credentials: dict[str, str] = {}
@@ -56,6 +63,10 @@ def _applications(
             private[name] = {**private.get(name, {}), **objects}
             endpoints |= {name: at.private, "private": at.private}
         mounts.append((dialect.mount, dialect.key, dialect.app(publication, at)))
+        for path, app in dialect.neighbours(publication, at).items():
+            neighbours.setdefault(path, (dialect.key, app))
+        if publication.history is not None and publication.history not in histories:
+            histories.append(publication.history)
         for name, app in dialect.services(publication, at).items():
             if name not in services:
                 services[name] = app
@@ -65,6 +76,8 @@ def _applications(
         providers[dialect.key] = dialect.settings(at)
         credentials |= dialect.credentials(at)
         endpoints |= {dialect.key: at.root, **at.servers}
+    taken = {path for path, _, _ in mounts}
+    mounts += [(path, key, app) for path, (key, app) in neighbours.items() if path not in taken]
     first, last = world.days
     about = {
         "seed": config.seed,
@@ -158,15 +171,19 @@ def serve(
     board = FaultBoard([parse_fault(text) for text in config.faults])
     log = RequestLog()
     forget: list[Callable[[], object]] = []
+    histories: list[History] = []
     about, private, makers = _applications(
-        config, world, {name: address(listener) for name, listener in listeners.items()}, forget
+        config, world, {name: address(listener) for name, listener in listeners.items()}, forget, histories
     )
+    for history in histories:
+        history.hold(config.held)
     about["endpoints"]["control"] = address(listeners["control"])
     strict = StrictBuckets(private) if private else None
     try:
         # The child gets ready while this process imports its own moto.
         apps: dict[str, ASGIApp] = {name: make(board, log) for name, make in makers.items()}
-        apps["control"] = make_control_app(about, board, log)
+        changes = Changes(histories, None if strict is None else strict.address)
+        apps["control"] = make_control_app(about, board, log, changes)
         if strict is not None:
             forget.append(partial(end_sessions, strict.address()))
             apps["private"] = Watched(Forward(strict.address()), None, board, log, forget)

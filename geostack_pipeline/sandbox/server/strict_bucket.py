@@ -103,6 +103,13 @@ def switch_key(private: str, *, valid: bool, access_key: str = ACCESS_KEY) -> No
     answer.raise_for_status()
 
 
+async def replace_objects(private: str, buckets: Buckets) -> None:
+    """Put other bytes in the place of objects, or add some; the buckets exist already."""
+    async with httpx.AsyncClient(trust_env=False, timeout=30.0) as client:
+        answer = await client.post(f"{private}{CONTROL}/objects", json=_to_json(buckets))
+    answer.raise_for_status()
+
+
 class StrictBuckets:
     """The child process that serves private buckets; starts at once, is waited for in :meth:`address`."""
 
@@ -315,6 +322,9 @@ class _Guarded:
                 answer = {"ended": self._logins.end_sessions()}
             case "POST", "/keys":
                 self._logins.switch(str(asked["access_key"]), valid=bool(asked["valid"]))
+                answer = {}
+            case "POST", "/objects":
+                register(_from_json(asked))
                 answer = {}
             case _:
                 return 404, b"{}", b"application/json"

@@ -24,6 +24,10 @@ _OPAQUE = {"solar": 0.75, "plastic": 0.85, "water": 1.0}
 """Share of its outline that an object covers."""
 FLARE_KELVIN = (1600.0, 2000.0)
 FLARE_AREA_M2 = (0.4, 12.0)
+FLICKER = 0.5
+"""Scatter of the logarithm of a flame's size between two moments."""
+SPREAD_PIXELS = 0.45
+"""Width of the optics' response to a point, 1 sigma."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,6 +119,12 @@ class Confusers:
             else:
                 np.maximum(part, share, out=part)
         return cover
+
+
+def spread(rows: float, columns: float) -> float:
+    """Return the share of a point's light that falls on a pixel so many pixels away."""
+    away = (rows**2 + columns**2) / SPREAD_PIXELS**2
+    return float(np.exp(-0.5 * away) / (2.0 * np.pi * SPREAD_PIXELS**2))
 
 
 def _laid_over(covers: dict[str, Floats], name: str, cover: Floats) -> dict[str, Floats]:

@@ -7,17 +7,12 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from geostack_pipeline.sandbox.world.confusers import Confusers
+from geostack_pipeline.sandbox.world.confusers import FLICKER, Confusers, spread
 from geostack_pipeline.sandbox.world.grids import Floats, site_centre
 from geostack_pipeline.sandbox.world.ground import Ground
 from geostack_pipeline.sandbox.world.noise import generator
 from geostack_pipeline.sandbox.world.plan import SitePlan
 from geostack_pipeline.sandbox.world.swath import Swath
-
-_SPREAD = 0.45
-"""Width of the optics' response to a point, pixels, 1 sigma."""
-_FLICKER = 0.5
-"""Scatter of the logarithm of a flame's size between two moments."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +34,7 @@ def burning(
     stream = generator(seed, key, "flares")
     flames = []
     for flare in Confusers(seed, site, ground.grid).flares:
-        flicker = float(np.exp(_FLICKER * stream.standard_normal()))
+        flicker = float(np.exp(FLICKER * stream.standard_normal()))
         east, north = x + flare.east_m - swath.x, y + flare.north_m - swath.y
         forth = east * np.sin(angle) + north * np.cos(angle)
         right = east * np.cos(angle) - north * np.sin(angle)
@@ -65,6 +60,5 @@ def add(
     for flame in flames:
         for i in range(max(int(flame.line) - 1, 0), min(int(flame.line) + 3, lines)):
             for j in range(max(int(flame.sample) - 1, 0), min(int(flame.sample) + 3, samples)):
-                away = (i - flame.line) ** 2 + (j - flame.sample) ** 2
-                share = np.exp(-0.5 * away / _SPREAD**2) / (2.0 * np.pi * _SPREAD**2)
+                share = spread(i - flame.line, j - flame.sample)
                 values[i, j] += (share / pixel_m**2 * flame.shine * factor[j]).astype(np.float32)

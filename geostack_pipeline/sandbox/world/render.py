@@ -10,7 +10,8 @@ import numpy.typing as npt
 from scipy.ndimage import shift as shifted
 
 from geostack_pipeline.sandbox.world import gas, plume, sky
-from geostack_pipeline.sandbox.world.grids import Floats, Grid, ground_grid, site_centre
+from geostack_pipeline.sandbox.world.confusers import FLICKER, Confusers, spread
+from geostack_pipeline.sandbox.world.grids import Floats, Grid, ground_grid, project, site_centre
 from geostack_pipeline.sandbox.world.ground import TileGround
 from geostack_pipeline.sandbox.world.noise import Field, generator
 from geostack_pipeline.sandbox.world.plan import FACTOR, PlumePlan
@@ -23,6 +24,11 @@ _REFERENCE = {"B02": 0.13, "B03": 0.15, "B04": 0.16, "B08": 0.29, "B11": 0.24, "
 _STRIPE = {"B02": 4e-4, "B03": 4e-4, "B04": 4e-4, "B08": 4e-4, "B11": 8e-4, "B12": 8e-4}
 """Gain differences between detector columns, relative."""
 _CLOUD_TOP_M = 1800.0
+_FLARE_NM = {"B11": 1614.0, "B12": 2202.0}
+"""Bands in which flares outshine the ground, and their middle."""
+_SUN_KELVIN, _SUN_STERADIAN = 5772.0, 6.794e-5
+_SATURATED = 1.7
+"""Reflectance that fills the detector's range in the short-wave infrared."""
 
 
 class SceneRenderer:
@@ -80,6 +86,8 @@ class SceneRenderer:
         values *= doubled(drift) if factor == 1 else drift
         if band in {"B11", "B12"} and gas_column.any():
             self._absorb(values, band, gas_column)
+        if band in _FLARE_NM:
+            self._burn(values, band)
         self._shade(values, band, factor)
         return self._measure(values, band, stream)
 
@@ -101,6 +109,29 @@ class SceneRenderer:
         )
         passed = passed.reshape(passed.shape[0] // 2, 2, passed.shape[1] // 2, 2).mean(axis=(1, 3))
         values[box[0].start // 2 : box[0].stop // 2, box[1].start // 2 : box[1].stop // 2] *= passed
+
+    def _burn(self, values: Floats, band: str) -> None:
+        """Add flares: what shines is taken for what reflects the sun, up to the detector's largest number."""
+        scene, ground = self._scene, self._ground_grid
+        grid = scene.grid.coarser(FACTOR[band])
+        metres = _FLARE_NM[band] * 1e-9
+        solar = (
+            1.191042972e-16 / metres**5 / np.expm1(1.438776877e-2 / (metres * _SUN_KELVIN)) * _SUN_STERADIAN
+        )
+        # W m-2 m-1 -> uW cm-2 nm-1, as the flares' radiance
+        white = solar * 1e-7 * np.cos(np.radians(scene.sun.zenith_deg)) / np.pi
+        x, y = site_centre(scene.site)
+        stream = generator(self._seed, self._pass_key, "flares")
+        for flare in Confusers(self._seed, scene.site, ground).flares:
+            size = float(np.exp(FLICKER * stream.standard_normal()))
+            east, north = project(ground.epsg, grid.epsg, x + flare.east_m, y + flare.north_m)
+            column = (float(east) - grid.west) / grid.pixel_m - 0.5
+            row = (grid.north - float(north)) / grid.pixel_m - 0.5
+            shine = size * float(flare.radiance(np.array([_FLARE_NM[band]]))[0]) / grid.pixel_m**2 / white
+            for i in range(max(int(row) - 1, 0), min(int(row) + 3, grid.height)):
+                for j in range(max(int(column) - 1, 0), min(int(column) + 3, grid.width)):
+                    lit = float(values[i, j]) + shine * spread(i - row, j - column)
+                    values[i, j] = min(lit, _SATURATED)
 
     def _shade(self, values: Floats, band: str, factor: int) -> None:
         """Lay clouds and their shadows over the ground."""

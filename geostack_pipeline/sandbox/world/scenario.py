@@ -112,6 +112,11 @@ class Scenario:
     plumes: tuple[PlumePlan, ...]
     bands: Bands
 
+    @property
+    def sun(self) -> sky.Sun:
+        """Where the sun stands."""
+        return sky.sun_at(self.start, self.site.longitude, self.site.latitude)
+
     @cached_property
     def view(self) -> View:
         """The forward model of the spectrometer."""
@@ -121,7 +126,7 @@ class Scenario:
             self.swath,
             key=f"scenario/{self.seed}",
             bands=self.bands,
-            sun=sky.sun_at(self.start, self.site.longitude, self.site.latitude),
+            sun=self.sun,
             view_zenith_deg=self.view_zenith_deg,
             plumes=self.plumes,
             plumes_when=self.start.isoformat(),

@@ -23,7 +23,7 @@ from geostack_pipeline.sandbox.world.plan import FIRST_DAY, LAST_DAY, full_plan,
 from geostack_pipeline.sandbox.world.scene import PhysicalScene, PlumeTruth, scenes_of
 from geostack_pipeline.sandbox.world.workers import render_in_processes
 
-GENERATOR_VERSION = 2
+GENERATOR_VERSION = 3
 """Raised whenever the same seed gives other bytes, so that cached worlds are never mixed."""
 
 

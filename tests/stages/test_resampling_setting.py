@@ -1,0 +1,48 @@
+"""Resampling as a setting: whose word counts, which versions it changes, and that the cube is made so."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import pytest
+
+from geostack_pipeline.errors import SettingsError
+from geostack_pipeline.settings import parse_settings
+from geostack_pipeline.stages import cube
+from geostack_pipeline.stages.workspace import Workspace
+
+
+def _version(area: dict[str, Any], provider: dict[str, Any]) -> str:
+    box = {"bbox": [10.0, 45.0, 10.1, 45.1]}
+    settings = parse_settings(
+        {"areas": {"one": {**box, **area}, "two": box}, "providers": {"earth_search": provider}}
+    )
+    ws = Workspace(settings=settings, artifacts=cast("Any", None), blobs=cast("Any", None))
+    return cube.version(ws, settings.build_provider("earth_search"), "granules")
+
+
+def test_the_default_leaves_stored_versions_valid_and_another_makes_new_ones() -> None:
+    default = _version({}, {})
+    assert _version({"resampling": "auto"}, {"resampling": "auto"}) == default
+    assert _version({}, {"resampling": "auto"}) == default
+    others = {
+        how: (_version({"resampling": how}, {}), _version({}, {"resampling": how}))
+        for how in ("nearest", "bilinear", "average")
+    }
+    assert len({default, *(one for pair in others.values() for one in pair)}) == 7
+    # the area's word goes before the provider's
+    assert _version({"resampling": "auto"}, {"resampling": "average"}) != others["average"][1]
+    assert _version({"resampling": "bilinear"}, {"resampling": "bilinear"}) == others["bilinear"][1]
+
+
+@pytest.mark.parametrize(
+    ("raw", "text"),
+    [
+        ({"providers": {"earth_search": {"resampling": "cubic"}}}, "earth_search.resampling"),
+        ({"areas": {"a": {"bbox": [1, 2, 3, 4], "resampling": "mode"}}}, "a.resampling"),
+        ({"providers": {"cmr_stac": {"resampling": "bilinear"}}}, "sensor's own geometry"),
+    ],
+)
+def test_what_cannot_be_is_refused(raw: dict[str, Any], text: str) -> None:
+    with pytest.raises(SettingsError, match=text):
+        parse_settings(raw)
