@@ -11,8 +11,9 @@ from geostack_pipeline.orchestration.automation import sensors, with_freshness
 from geostack_pipeline.orchestration.io_managers import ModelIOManager, TableIOManager, TreeIOManager
 from geostack_pipeline.orchestration.jobs import provider_job, provider_schedule
 from geostack_pipeline.orchestration.learning_assets import learning_assets
-from geostack_pipeline.orchestration.learning_job import retrain_job
+from geostack_pipeline.orchestration.learning_job import label_state, retrain_job
 from geostack_pipeline.orchestration.resources import WindResource, WorkspaceResource, provider_resource
+from geostack_pipeline.orchestration.sensors import new_labels_sensor
 from geostack_pipeline.settings import Settings
 
 
@@ -37,12 +38,16 @@ def build_definitions(settings: Settings, settings_file: str = "") -> dg.Definit
         if detecting:
             assets += [plumes_asset(detecting, days), published_asset(detecting, days)]
         training = learning_assets(settings)
-        assets += training
+    retrain = retrain_job() if training else None
     return dg.Definitions(
-        assets=with_freshness(assets, settings),
-        jobs=[*jobs.values(), *([retrain_job()] if training else [])],
+        # The learning loop runs when there are labels, not every day.
+        assets=[*with_freshness(assets, settings), *training],
+        jobs=[*jobs.values(), *([] if retrain is None else [retrain])],
         schedules=[provider_schedule(key, job, settings) for key, job in jobs.items()],
-        sensors=sensors(settings, jobs),
+        sensors=[
+            *sensors(settings, jobs),
+            *([] if retrain is None else [new_labels_sensor(retrain, settings, label_state)]),
+        ],
         resources={
             "workspace": WorkspaceResource(settings_file=settings_file),
             "wind": WindResource(settings_file=settings_file),

@@ -13,8 +13,8 @@ import polars as pl
 
 from geostack_pipeline.errors import GeostackError
 from geostack_pipeline.orchestration.assets import OWNERS, StageConfig
-from geostack_pipeline.orchestration.learning_job import RETRAIN
 from geostack_pipeline.orchestration.metadata import data_uri, markdown, thumbnail
+from geostack_pipeline.orchestration.sensors import RETRAIN
 from geostack_pipeline.settings import Settings
 from geostack_pipeline.stages import candidate_model, champion_model, cube, evaluation, training_set
 from geostack_pipeline.stages.progress import Event, listening

@@ -38,6 +38,8 @@ def test_the_loop_is_there_where_it_is_switched_on() -> None:
     assert {key.to_user_string() for key in graph.get(dg.AssetKey("training_set")).parent_keys} == {
         "cmr_stac/cube"
     }
+    assert "enough_new_labels" in {sensor.name for sensor in on.sensors or []}
+    assert "enough_new_labels" not in {sensor.name for sensor in other.sensors or []}
     assert {graph.get(dg.AssetKey(name)).group_name for name in LOOP} == {"learning"}
 
 
@@ -76,3 +78,17 @@ def test_the_job_retrain_trains_judges_and_says_why_it_refused(
     assert gate.severity == dg.AssetCheckSeverity.WARN
     assert "auprc_better" in gate.metadata
     assert gate.passed == ("champion_model" in made)
+
+
+def test_the_sensor_hears_of_labels_and_of_the_champion(tmp_path: Path) -> None:
+    from learning_world import some, store, workspace
+
+    from geostack_pipeline.orchestration.learning_job import label_state
+
+    ws = workspace(tmp_path)
+    assert label_state(ws) == (set(), None, None)
+    granules = some(4)
+    store(ws, granules)
+    labelled, champion, _ = label_state(ws)
+    assert {item for item, _ in labelled} == {granule.item_id for granule in granules if granule.outlined}
+    assert champion is None
