@@ -15,6 +15,8 @@ _PACKAGES = (
     "geostack_pipeline",
     "rustac",
     "obstore",
+    "jax",
+    "optax",
     "dagster",
     "pyarrow",
     "httpx",

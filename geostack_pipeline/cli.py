@@ -23,6 +23,8 @@ app = typer.Typer(
 )
 scenes_app = typer.Typer(help="Stored scene lists.", no_args_is_help=True)
 app.add_typer(scenes_app, name="scenes")
+model_app = typer.Typer(help="The plume models that were trained.", no_args_is_help=True)
+app.add_typer(model_app, name="model")
 
 SettingsFile = Annotated[
     Path | None,
@@ -264,6 +266,41 @@ def scenes_diff(
     from geostack_pipeline.commands.diff import diff_command
 
     _end(lambda: diff_command(provider, date, old, new, settings_file=settings, as_json=as_json))
+
+
+@model_app.command("list")
+def model_list(settings: SettingsFile = None, as_json: AsJson = False) -> None:
+    """Show every model that was promoted, and the candidates that were refused with what did not hold."""
+    from geostack_pipeline.commands.model import list_command
+
+    _end(lambda: list_command(settings_file=settings, as_json=as_json))
+
+
+@model_app.command("rollback")
+def model_rollback(
+    version: Annotated[str, typer.Argument(help="Version of an earlier model, or the beginning of one.")],
+    settings: SettingsFile = None,
+    as_json: AsJson = False,
+) -> None:
+    """Make an earlier model the one in use."""
+    from geostack_pipeline.commands.model import rollback_command
+
+    _end(lambda: rollback_command(version, settings_file=settings, as_json=as_json))
+
+
+@model_app.command("trail")
+def model_trail(
+    subject: Annotated[
+        str | None,
+        typer.Argument(help="Version of a model, or the id of an EMIT item or label; else the model in use."),
+    ] = None,
+    settings: SettingsFile = None,
+    as_json: AsJson = False,
+) -> None:
+    """Follow data through models: items, training set, model, methane; in both directions."""
+    from geostack_pipeline.commands.model import trail_command
+
+    _end(lambda: trail_command(subject, settings_file=settings, as_json=as_json))
 
 
 @app.command()

@@ -37,7 +37,12 @@ from geostack_pipeline.providers.registry import PROVIDERS, ProviderSpec, build_
 SETTINGS_VARIABLE = "GEOSTACK_SETTINGS"
 DEFAULT_FILE = "geostack.yaml"
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
-_TAKEN = frozenset({"plumes", "published", "workspace", "wind", "tables", "trees", "io_manager"})
+_TAKEN = frozenset(
+    {
+        *("plumes", "published", "workspace", "wind", "tables", "trees", "models", "io_manager"),
+        *("training_set", "candidate_model", "evaluation", "champion_model"),
+    }
+)
 """The assets over all providers, and resources that are no provider."""
 _ASSET_PREFIX = re.compile(r"[a-z][a-z0-9_]{0,40}")
 
@@ -225,6 +230,47 @@ class WindSettings(_Strict):
     """Below this speed no rate is given."""
 
 
+class LearningSettings(_Strict):
+    """The plume model that is trained on analysts' outlines."""
+
+    enabled: bool = False
+    """Whether there are assets and a job for training."""
+    profile: Literal["demo", "cpu", "full"] = "cpu"
+    """How large the network and how long its training: about a minute, a quarter of an hour, or what a GPU likes."""
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    """Decides initial weights, order and augmentation."""
+    product_version: Annotated[str, Field(pattern=r"^\d{3}$")] = "002"
+    """Version of EMIT's methane products to learn from; two versions are never mixed."""
+    review_days: Annotated[int, Field(ge=0, le=3660)] = 45
+    """A granule that has no outline so many days after it was taken counts as a weak negative."""
+    site_degrees: Annotated[float, Field(gt=0, le=30)] = 2.0
+    """Edge of the cells that are wholly for learning or wholly for the test."""
+    test_share: Annotated[float, Field(gt=0, lt=1)] = 0.25
+    """Share of the cells that is for the test."""
+    validation_share: Annotated[float, Field(gt=0, lt=1)] = 0.15
+    """Share of the months of a cell on which thresholds are chosen."""
+    tile: Annotated[int, Field(ge=32, le=1024, multiple_of=16)] = 256
+    """Edge of a tile, pixels."""
+    overlap: Annotated[int, Field(ge=0, le=512)] = 64
+    """Pixels that neighbouring tiles share."""
+    ring_pixels: Annotated[int, Field(ge=0, le=16)] = 2
+    """Outlines are drawn with a margin: so many pixels on both sides of their edge count for nothing."""
+    steps: Annotated[int, Field(ge=1)] | None = None
+    """Steps of a training; None takes the profile's."""
+    batch: Annotated[int, Field(ge=1)] | None = None
+    """Tiles in a step; None takes the profile's."""
+    bootstrap: Annotated[int, Field(ge=100, le=100_000)] = 1000
+    """Resamples behind the gate's confidence intervals."""
+    scratch: str | None = None
+    """Local folder of checkpoints; None takes one beside a local root, else the system's temporary folder."""
+
+    @model_validator(mode="after")
+    def _strides(self) -> LearningSettings:
+        if self.overlap > self.tile // 2:
+            raise ValueError(f"overlap {self.overlap} is more than half of the tile's {self.tile} pixels")
+        return self
+
+
 class NewGranulesSettings(_Strict):
     """The sensor that hears of new, revised and deleted granules of EMIT."""
 
@@ -309,6 +355,7 @@ class Settings(_Strict):
     methane: MethaneSettings = MethaneSettings()
     wind: WindSettings | None = None
     """None: plumes have no emission rate."""
+    learning: LearningSettings = LearningSettings()
     automation: AutomationSettings = AutomationSettings()
     egress_usd_per_gb: Mapping[str, Annotated[float, Field(ge=0)]] = Field(default_factory=dict)
     """Host, bucket or container, as the ledger names it -> what reading a GB from it costs you."""

@@ -8,9 +8,12 @@ import dagster as dg
 
 from geostack_pipeline.orchestration.assets import partitions, plumes_asset, provider_assets, published_asset
 from geostack_pipeline.orchestration.automation import sensors, with_freshness
-from geostack_pipeline.orchestration.io_managers import TableIOManager, TreeIOManager
+from geostack_pipeline.orchestration.io_managers import ModelIOManager, TableIOManager, TreeIOManager
 from geostack_pipeline.orchestration.jobs import provider_job, provider_schedule
+from geostack_pipeline.orchestration.learning_assets import learning_assets
+from geostack_pipeline.orchestration.learning_job import label_state, retrain_job
 from geostack_pipeline.orchestration.resources import WindResource, WorkspaceResource, provider_resource
+from geostack_pipeline.orchestration.sensors import new_labels_sensor
 from geostack_pipeline.settings import Settings
 
 
@@ -34,16 +37,23 @@ def build_definitions(settings: Settings, settings_file: str = "") -> dg.Definit
         detecting = [key for key in keys if products[key].methane]
         if detecting:
             assets += [plumes_asset(detecting, days), published_asset(detecting, days)]
+        training = learning_assets(settings)
+    retrain = retrain_job() if training else None
     return dg.Definitions(
-        assets=with_freshness(assets, settings),
-        jobs=list(jobs.values()),
+        # The learning loop runs when there are labels, not every day.
+        assets=[*with_freshness(assets, settings), *training],
+        jobs=[*jobs.values(), *([] if retrain is None else [retrain])],
         schedules=[provider_schedule(key, job, settings) for key, job in jobs.items()],
-        sensors=sensors(settings, jobs),
+        sensors=[
+            *sensors(settings, jobs),
+            *([] if retrain is None else [new_labels_sensor(retrain, settings, label_state)]),
+        ],
         resources={
             "workspace": WorkspaceResource(settings_file=settings_file),
             "wind": WindResource(settings_file=settings_file),
             "tables": TableIOManager(settings_file=settings_file),
             "trees": TreeIOManager(settings_file=settings_file),
+            "models": ModelIOManager(settings_file=settings_file),
             # Anything that names no manager stores tables: nothing may end in Dagster's pickles.
             "io_manager": TableIOManager(settings_file=settings_file),
             **{key: provider_resource(settings, key, settings_file) for key in keys},

@@ -19,6 +19,8 @@ from geostack_pipeline.stages.workspace import open_workspace
 from geostack_pipeline.storage.artifacts import ArtifactStore
 from geostack_pipeline.storage.snapshot import Snapshot
 
+WHOLE = "all"
+"""Partition in the store of an asset that has none in Dagster."""
 ALLOW_MISSING = "allow_missing_partitions"
 """Metadata key of an input whose dates without a stored version are simply left out."""
 
@@ -41,10 +43,10 @@ class SnapshotIOManager(dg.ConfigurableIOManager):
         if obj is None:
             return
         snapshots: Mapping[str, Snapshot] = (
-            obj if isinstance(obj, Mapping) else {context.asset_partition_key: obj}
+            obj if isinstance(obj, Mapping) else {_partitions(context)[0]: obj}
         )
         subject = context.asset_key.to_user_string()
-        expected = set(context.asset_partition_keys)
+        expected = set(_partitions(context))
         if set(snapshots) != expected:
             odd = sorted(expected.symmetric_difference(snapshots))
             raise IntegrityError(
@@ -75,7 +77,7 @@ class SnapshotIOManager(dg.ConfigurableIOManager):
         store = self._store()
         optional = bool((context.definition_metadata or {}).get(ALLOW_MISSING, False))
         found: dict[str, Snapshot | None] = {}
-        for day in context.asset_partition_keys:
+        for day in _partitions(context):
             try:
                 found[day] = store.current(asset, day)
             except StorageError as error:
@@ -119,6 +121,20 @@ class TreeIOManager(SnapshotIOManager):
     def kind(self) -> Literal["table", "tree", "model"]:
         """The kind of artifact that this manager accepts."""
         return "tree"
+
+
+class ModelIOManager(SnapshotIOManager):
+    """Snapshots of models: weights as safetensors with what describes them."""
+
+    @property
+    def kind(self) -> Literal["table", "tree", "model"]:
+        """The kind of artifact that this manager accepts."""
+        return "model"
+
+
+def _partitions(context: dg.OutputContext | dg.InputContext) -> list[str]:
+    """Return the partitions of an input or output in the store."""
+    return list(context.asset_partition_keys) if context.has_asset_partitions else [WHOLE]
 
 
 def wants_mapping(annotation: Any) -> bool:

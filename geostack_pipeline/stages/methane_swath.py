@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 
 from geostack_pipeline.errors import SettingsError
 from geostack_pipeline.providers.contract import Provider
+from geostack_pipeline.stages import candidate_model, champion_model
 from geostack_pipeline.stages.tables import parquet_bytes
 from geostack_pipeline.stages.workspace import Check, Workspace, asset_name
 from geostack_pipeline.storage.digest import version_of
@@ -27,6 +28,7 @@ from geostack_pipeline.storage.snapshot import Snapshot
 if TYPE_CHECKING:
     import xarray as xr
 
+    from geostack_pipeline.learning.inference import PlumeModel
     from geostack_pipeline.storage.artifacts import Attempt
 
 CODE_VERSION = "1"
@@ -57,6 +59,8 @@ class Choice:
     """Node -> nodes of the same scene that may hold its masks."""
     left: dict[str, str] = field(default_factory=dict)
     """Node -> reason; nothing is wrong with these."""
+    products: set[str] = field(default_factory=set)
+    """Those of the wanted nodes that are the catalog's own methane product, which the plume model learnt from."""
 
 
 def settings_of(ws: Workspace) -> dict[str, Any]:
@@ -68,6 +72,21 @@ def settings_of(ws: Workspace) -> dict[str, Any]:
         "target": _target_digest(own.target),
         "detection": own.detection.model_dump(exclude_none=True),
     }
+
+
+def model_of(ws: Workspace) -> Snapshot | None:
+    """Return the plume model to use: the champion, where learning is on and one was promoted."""
+    return champion_model.champion(ws) if ws.settings.learning.enabled else None
+
+
+def _with_model(ws: Workspace, settings: dict[str, Any]) -> dict[str, Any]:
+    """Return settings with the model's version; without a model they are as they were."""
+    if not ws.settings.learning.enabled:
+        return settings
+    name = f"{champion_model.NAME}/{champion_model.PARTITION}"
+    pointer = ws.artifacts.pointer(champion_model.NAME, champion_model.PARTITION)
+    chosen = ws.pins.get(name) or (None if pointer is None else pointer.version)
+    return settings if chosen is None else {**settings, "model": chosen}
 
 
 def _target_digest(path: str | None) -> str | None:
@@ -87,7 +106,7 @@ def _target_digest(path: str | None) -> str | None:
 
 def version(ws: Workspace, cube_version: str, code: str) -> str:
     """Return the version that a cube leads to under the present settings."""
-    return version_of({"code": code, "cube": cube_version, **settings_of(ws)})
+    return version_of({"code": code, "cube": cube_version, **_with_model(ws, settings_of(ws))})
 
 
 def choose(tree: xr.DataTree, names: Mapping[str, str], chosen: str) -> Choice:
@@ -114,18 +133,21 @@ def choose(tree: xr.DataTree, names: Mapping[str, str], chosen: str) -> Choice:
         elif "ch4_enhancement" not in node and scene in products and chosen == "product":
             choice.left[name] = "the methane product of its scene is used"
         else:
+            if "ch4_enhancement" in node:
+                choice.products.add(name)
             choice.wanted[name] = [other for other in nodes if other != name and scenes[other] == scene]
     return choice
 
 
 def nodes(ws: Workspace, cube: Snapshot, choice: Choice, code: str) -> dict[str, str]:
-    """Return the version of each granule's node."""
+    """Return the version of each granule's node; the model counts for those that it judges."""
     own = settings_of(ws)
+    with_model = _with_model(ws, own)
     return {
         name: version_of(
             {
                 "code": code,
-                **own,
+                **(with_model if name in choice.products else own),
                 "cube": cube.nodes[name],
                 "companions": {other: cube.nodes[other] for other in companions},
             }
@@ -153,6 +175,8 @@ def write(
     tree: xr.DataTree | None = cube.open() if cube.nodes else None
     choice = choose(tree, cube.nodes, own.filter) if tree is not None else Choice()
     wanted = nodes(ws, cube, choice, code)
+    champion = model_of(ws)
+    model = None if champion is None or not choice.products else candidate_model.load(champion)
     previous = ws.stored(asset, day)
     failed: dict[str, str] = {}
     with ws.artifacts.begin(
@@ -161,7 +185,10 @@ def write(
         target,
         kind="tree",
         code_version=code,
-        upstream={f"{cube.asset}/{day}": cube.version},
+        upstream={
+            f"{cube.asset}/{day}": cube.version,
+            **({} if champion is None else {f"{champion.asset}/{champion.partition}": champion.version}),
+        },
     ) as attempt:
         taken = take_over(attempt, previous, wanted, node_paths)
         plumes = 0
@@ -173,7 +200,8 @@ def write(
                 continue
             assert tree is not None
             try:
-                plumes += _granule(ws, provider, day, attempt, tree, name, choice.wanted[name], table)
+                judge = model if name in choice.products else None
+                plumes += _granule(ws, provider, day, attempt, tree, name, choice.wanted[name], table, judge)
             except NotRetrievedError as error:
                 del wanted[name]
                 (choice.left if error.ordinary else failed)[name] = str(error)
@@ -187,6 +215,7 @@ def write(
                 "plumes": plumes,
                 "left_out": dict(sorted(choice.left.items())),
                 "not_retrieved": dict(sorted(failed.items())),
+                **({} if model is None else {"model": model.name, "model_version": model.version}),
             },
             nodes=wanted,
         )
@@ -202,6 +231,7 @@ def _granule(
     name: str,
     companions: list[str],
     table: Any,
+    model: PlumeModel | None = None,
 ) -> int:
     """Write one granule's node; return its number of plume candidates."""
     from dataclasses import replace
@@ -223,6 +253,8 @@ def _granule(
         target=table,
     )
     fields.attrs.update({"provider": provider.key, "partition": day})
+    if model is not None:
+        fields = _judged(fields, model)
     area = str(node.attrs["area"])
     limits = replace(SPECTROMETER, **own.detection.model_dump(exclude_none=True))
     candidates = detect(fields, area=area, settings=limits, provider=provider.key)
@@ -234,6 +266,18 @@ def _granule(
     )
     attempt.put(f"summary-{name}.parquet", _summary(name, area, fields))
     return int(candidates.num_rows)
+
+
+def _judged(fields: xr.Dataset, model: PlumeModel) -> xr.Dataset:
+    """Return a granule's fields with the probability of plume, and which model gave it."""
+    from geostack_pipeline.learning.inference import probability
+
+    found = [probability(fields.isel(time=index), model) for index in range(fields.sizes["time"])]
+    values = np.stack([each.values for each in found])
+    dims = ("time", *found[0].dims)
+    judged = fields.assign(plume_probability=(dims, values, found[0].attrs))
+    judged.attrs.update({"model_name": model.name, "model_version": model.version})
+    return judged
 
 
 def _summary(name: str, area: str, fields: xr.Dataset) -> bytes:

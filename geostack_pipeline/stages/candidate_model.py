@@ -1,0 +1,394 @@
+"""Candidate: a model trained on the current training set.
+
+Its version is known before the training: the training set, the recipe, the seed and the versions of the numerical
+libraries.  A training that was killed goes on from its last checkpoint, with the same result.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from importlib.metadata import version as library_version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import polars as pl
+
+from geostack_pipeline.errors import ArtifactNotFoundError, GeostackError
+from geostack_pipeline.learning.profiles import PROFILES, Architecture, Recipe
+from geostack_pipeline.settings import LearningSettings
+from geostack_pipeline.stages import training_set
+from geostack_pipeline.stages.compiling import prepare_kernels
+from geostack_pipeline.stages.progress import Event, emit
+from geostack_pipeline.stages.tables import parquet_bytes
+from geostack_pipeline.stages.workspace import Check, Outcome, Workspace
+from geostack_pipeline.storage.digest import version_of
+from geostack_pipeline.storage.snapshot import Snapshot
+
+if TYPE_CHECKING:
+    from geostack_pipeline.learning.batches import Tile
+    from geostack_pipeline.learning.inference import PlumeModel
+    from geostack_pipeline.learning.judging import Granule
+
+NAME = "candidate_model"
+PARTITION = "all"
+CODE_VERSION = "1"
+MOST_THRESHOLD_GRANULES = 40
+"""Granules on which thresholds are chosen."""
+
+
+class NotTrainableError(GeostackError, ValueError):
+    """A training set from which nothing can be learnt."""
+
+
+def recipe(own: LearningSettings) -> Recipe:
+    """Return what the settings make of their profile."""
+    chosen = PROFILES[own.profile]
+    return dataclasses.replace(
+        chosen,
+        steps=own.steps or chosen.steps,
+        batch=own.batch or chosen.batch,
+        crop=min(chosen.crop, own.tile),
+    )
+
+
+def version(own: LearningSettings, training_set_version: str) -> str:
+    """Return the version that a training set leads to under the present settings."""
+    return version_of(
+        {
+            "code": CODE_VERSION,
+            "training_set": training_set_version,
+            "recipe": recipe(own).as_dict(),
+            "seed": own.seed,
+            **libraries(),
+        }
+    )
+
+
+def libraries() -> dict[str, str]:
+    """Return the versions of what the numbers depend on."""
+    return {name: library_version(name) for name in ("jax", "optax", "equinox")}
+
+
+def build(ws: Workspace, source: Snapshot | None = None) -> Outcome:
+    """Train a model on a training set, the current one when none is given.
+
+    Raises:
+        NotTrainableError: It holds no plume, or nothing but plumes; says what is missing.
+        ArtifactNotFoundError: There is no training set.
+        IntegrityError: The checkpoints in the scratch folder are of another training.
+    """
+    source = source or current_training_set(ws)
+    own = ws.settings.learning
+    target = version(own, source.version)
+    snapshot = ws.artifacts.find(NAME, PARTITION, target)
+    reused = snapshot is not None
+    stats: dict[str, Any] = {}
+    if snapshot is None:
+        why = training_set.problem(source)
+        if why is not None:
+            raise NotTrainableError(
+                "nothing can be learnt from the training set",
+                subject=f"{training_set.NAME} {source.version}",
+                found=why,
+                action="wait for outlines, or look at the table `dropped` of the training set",
+            )
+        snapshot, stats = _train(ws, source, target)
+    ws.artifacts.point(snapshot, run_id=ws.run_id)
+    return Outcome(snapshot=snapshot, reused=reused, checks=checks(snapshot), stats=stats)
+
+
+def current_training_set(ws: Workspace) -> Snapshot:
+    """Return the training set that is pointed at."""
+    source = ws.current(training_set.NAME, training_set.PARTITION)
+    if source is None:
+        raise ArtifactNotFoundError(
+            "no training set is stored",
+            subject=training_set.NAME,
+            action=f"materialise {training_set.NAME} first",
+        )
+    return source
+
+
+def scratch(ws: Workspace, target: str) -> Path:
+    """Return the local folder of a training's checkpoints, the same for every run on this machine."""
+    own = ws.settings.learning.scratch
+    if own is not None:
+        return Path(own).expanduser() / target
+    root = ws.artifacts.root
+    if root.path is not None:
+        return root.path / "scratch" / "training" / target
+    place = hashlib.sha256(root.url.encode()).hexdigest()[:12]
+    return Path(tempfile.gettempdir()) / f"geostack-training-{place}" / target
+
+
+def _train(ws: Workspace, source: Snapshot, target: str) -> tuple[Snapshot, dict[str, Any]]:
+    from geostack_pipeline.learning import network, training, weights
+    from geostack_pipeline.learning.fields import matched_filter_score
+    from geostack_pipeline.learning.inference import PlumeModel
+    from geostack_pipeline.learning.judging import THRESHOLDS, best_threshold
+    from geostack_pipeline.learning.model_card import CARD, CONFIG, ITEM, WEIGHTS, card, stac_item
+    from geostack_pipeline.learning.model_card import NAME as FAMILY
+    from geostack_pipeline.publish.learning_figures import loss_curves
+
+    prepare_kernels(ws)
+    own = ws.settings.learning
+    chosen = recipe(own)
+    folder = scratch(ws, target)
+
+    def report(row: Mapping[str, float]) -> None:
+        info = {"of": chosen.steps, **{name: value for name, value in row.items() if value == value}}  # noqa: PLR0124 - NaN
+        emit(Event(provider="", stage=NAME, day=PARTITION, status="moved", info=info))
+
+    with ws.artifacts.begin(
+        NAME,
+        PARTITION,
+        target,
+        kind="model",
+        code_version=CODE_VERSION,
+        upstream={f"{source.asset}/{source.partition}": source.version},
+    ) as attempt:
+        tiles = StoredTiles(source)
+        trained = training.train(
+            chosen,
+            tiles.of("train"),
+            seed=own.seed,
+            validation=tiles.of("validation"),
+            checkpoints=folder,
+            identity={"training_set": source.version},
+            report=report,
+        )
+        tile = inference_tile(own, chosen)
+        model = PlumeModel(
+            network=trained.model, version=target, name=FAMILY, tile=tile, overlap=tile // 4, threshold=0.5
+        )
+        judged = list(granules_for_thresholds(ws, source))
+        threshold = best_threshold(model.probabilities, judged, THRESHOLDS)
+        baseline = best_threshold(matched_filter_score, judged)
+        data = weights.save_weights(trained.model, chosen.architecture)
+        count = network.parameters(trained.model)
+        meta = {
+            "model": FAMILY,
+            "training_set": source.version,
+            "labelled": source.meta["labelled"],
+            "architecture": chosen.architecture.as_dict(),
+            "profile": own.profile,
+            "seed": own.seed,
+            "steps": chosen.steps,
+            "parameters": count,
+            "tile": tile,
+            "overlap": tile // 4,
+            "threshold": threshold,
+            "baseline_threshold": baseline,
+            "loss": trained.history[-1]["loss"],
+            **libraries(),
+        }
+        config = {name: meta[name] for name in ("model", "architecture", "tile", "overlap", "threshold")}
+        attempt.put(WEIGHTS, data)
+        attempt.put(CONFIG, json.dumps({**config, "version": target}, indent=1, sort_keys=True).encode())
+        attempt.put("history.parquet", parquet_bytes(pl.DataFrame(trained.history, infer_schema_length=None)))
+        attempt.put("quicklook-loss.png", loss_curves(trained.history, f"{FAMILY} {target}"))
+        facts = extent(source)
+        item = stac_item(
+            version=target,
+            architecture=chosen.architecture,
+            parameters=count,
+            tile=tile,
+            threshold=threshold,
+            created=facts["last"],
+            box=facts["box"],
+            span=(facts["first"], facts["last"]),
+            weights={"size": len(data), "sha256": hashlib.sha256(data).hexdigest()},
+            training_set=source.version,
+        )
+        attempt.put(ITEM, json.dumps(item, indent=1).encode())
+        text = card(
+            version=target,
+            training_set=source.version,
+            meta=card_facts(source, meta),
+            parameters=count,
+            evaluation=None,
+            verdict=None,
+        )
+        attempt.put(CARD, text.encode())
+        snapshot = attempt.commit(meta=meta)
+    _forget(folder)
+    stats = {
+        "resumed_at": trained.resumed_at,
+        "steps_per_second": round(trained.steps / max(trained.seconds, 1e-9), 2),
+        "tiles_per_second": round(trained.steps * chosen.batch / max(trained.seconds, 1e-9), 1),
+    }
+    return snapshot, stats
+
+
+def _forget(folder: Path) -> None:
+    import shutil
+
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def card_facts(source: Snapshot, meta: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the model card tells of the training."""
+    return {
+        **meta,
+        "labelled": len(source.meta["labelled"]),
+        "weak_negatives": source.meta["weak_negatives"],
+        "tiles_train": source.meta["tiles_train"],
+    }
+
+
+def inference_tile(own: LearningSettings, chosen: Recipe) -> int:
+    """Return the edge of the tiles of inference: near that of the crops, whose statistics the network knows."""
+    return max(32, min(own.tile, 2 * chosen.crop if chosen.crop < own.tile else chosen.crop) // 32 * 32)
+
+
+def extent(source: Snapshot) -> dict[str, Any]:
+    """Return box and time span of a training set's granules."""
+    table = source.open("members")
+    return {
+        "box": [table["west"].min(), table["south"].min(), table["east"].max(), table["north"].max()],
+        "first": table["datetime"].min(),
+        "last": table["datetime"].max(),
+    }
+
+
+def load(snapshot: Snapshot) -> PlumeModel:
+    """Return the model of a candidate or champion.
+
+    Raises:
+        IntegrityError: Its weights are not of its architecture.
+    """
+    from geostack_pipeline.learning.inference import PlumeModel
+    from geostack_pipeline.learning.model_card import WEIGHTS
+    from geostack_pipeline.learning.weights import load_weights
+
+    meta = snapshot.meta
+    network = load_weights(
+        snapshot.read(WEIGHTS),
+        Architecture.from_dict(meta["architecture"]),
+        f"{snapshot.asset} {snapshot.version}",
+    )
+    return PlumeModel(
+        network=network,
+        version=snapshot.version,
+        name=meta["model"],
+        tile=meta["tile"],
+        overlap=meta["overlap"],
+        threshold=meta["threshold"],
+    )
+
+
+def checks(snapshot: Snapshot) -> tuple[Check, ...]:
+    """Judge a training: whether it ended with numbers."""
+    history = pl.read_parquet(snapshot.read("history.parquet"))
+    first, last = history["loss"][0], history["loss"][-1]
+    return (
+        Check(
+            name="loss_fell",
+            passed=bool(last < first),
+            detail={"first": first, "last": last, "steps": snapshot.meta["steps"]},
+        ),
+    )
+
+
+# --- what a training reads ---------------------------------------------------------------------------------
+
+
+class StoredTiles:
+    """The tiles of a training set, read when they are needed; the last ones stay in memory."""
+
+    def __init__(self, source: Snapshot, megabytes: int = 2048) -> None:
+        self._tree = source.open()
+        self._table = source.open("members")
+        self._room = megabytes * 2**20
+        self._held: dict[tuple[str, int], Tile] = {}
+
+    def of(self, split: str) -> Split:
+        """Return the tiles of a split: ``train`` or ``validation``."""
+        import numpy as np
+
+        wanted = {"train": 0, "validation": 1}[split]
+        places: list[tuple[str, int]] = []
+        plumes: list[bool] = []
+        used = self._table.filter((pl.col("tiles_train") + pl.col("tiles_validation")) > 0).sort("node")
+        for node in used["node"]:
+            dataset = self._tree[node].to_dataset()
+            inside = np.flatnonzero(dataset["split"].values == wanted)
+            if inside.size:
+                has = (dataset["target"].values[inside] == 1).any(axis=(1, 2))
+                places += [(node, int(number)) for number in inside]
+                plumes += has.tolist()
+        return Split(self, places, np.array(plumes, bool))
+
+    def read(self, node: str, number: int) -> Tile:
+        """Return a tile of a node."""
+        import numpy as np
+
+        from geostack_pipeline.learning.batches import Tile
+        from geostack_pipeline.learning.fields import FIELDS, Background
+
+        key = (node, number)
+        held = self._held.get(key)
+        if held is not None:
+            return held
+        dataset = self._tree[node].to_dataset()
+        one = dataset.isel(tile=number)
+        about = Background.from_dict(
+            {name: dataset.attrs[f"background_{name}"] for name in Background.__dataclass_fields__}
+        )
+        tile = Tile(
+            stack=np.stack([one[name].values for name in FIELDS]),
+            target=one["target"].values.astype(np.uint8),
+            background=about.array,
+            weight=float(one["weight"].values),
+        )
+        size = tile.stack.nbytes + tile.target.nbytes
+        if self._room >= size:
+            self._room -= size
+            self._held[key] = tile
+        return tile
+
+
+class Split:
+    """The tiles of one split by number."""
+
+    def __init__(self, source: StoredTiles, places: Sequence[tuple[str, int]], plumes: Any) -> None:
+        self._source = source
+        self._places = places
+        self.plumes = plumes
+        """Whether each tile has a plume."""
+
+    def read(self, number: int) -> Tile:
+        """Return a tile."""
+        return self._source.read(*self._places[number])
+
+
+def granules_of(ws: Workspace, source: Snapshot, splits: Sequence[str]) -> Iterator[Granule]:
+    """Yield the whole granules of some splits of a training set, from the cubes that it names."""
+    from geostack_pipeline.learning.judging import Granule
+
+    ring = source.meta["recipe"]["ring"]
+    rows = source.open("members").filter(pl.col("split").is_in(list(splits))).sort("item_id")
+    for row in rows.iter_rows(named=True):
+        member, cubes = training_set.stored_member(ws, row)
+        fields = training_set.read_granule(member, cubes, ring)
+        yield Granule(
+            item_id=member.granule.item_id,
+            stack=fields.stack,
+            plumes=fields.plumes,
+            target=fields.target,
+            rates_kg_h=tuple(label.rate_kg_h for label in member.labels),
+        )
+
+
+def granules_for_thresholds(ws: Workspace, source: Snapshot) -> Iterator[Granule]:
+    """Yield the granules on which thresholds are chosen: of the validation split; where that has no plume, of both."""
+    table = source.open("members")
+    seen = table.filter((pl.col("split") == "validation") & (pl.col("state") == "labelled")).height
+    splits = ["validation"] if seen else ["validation", "train", "several"]
+    for number, granule in enumerate(granules_of(ws, source, splits)):
+        if number < MOST_THRESHOLD_GRANULES:
+            yield granule
