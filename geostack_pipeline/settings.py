@@ -203,9 +203,10 @@ class MethaneSettings(_Strict):
 
     lookback_days: Annotated[int, Field(ge=0, le=366)] = 30
     """How far back the reference scene of MBMP is looked for."""
-    filter: Literal["mag1c", "cmf", "product"] = "mag1c"
-    """What makes methane of an imaging spectrometer's radiance: ``mag1c`` (sparse, albedo-corrected), ``cmf`` (classic,
-    two-sided noise); ``product`` takes the catalog's own enhancement where a scene has one."""
+    filter: Literal["mag1c", "cmf", "product"] = "cmf"
+    """What makes methane of an imaging spectrometer's radiance: ``cmf`` (classic, two-sided noise), or ``mag1c`` (sparse,
+    albedo-corrected, so that dark surfaces that absorb like methane stand out more: docs/retrieval-quality.md);
+    ``product`` takes the catalog's own enhancement where a scene has one."""
     target: str | None = None
     """File with a target spectrum of your own for these filters (docs/methane.md); None is the project's."""
     compilation_cache: bool = True
