@@ -40,7 +40,8 @@ test: $(VENV)/.test
 	@$(BIN)/python -m pytest -m 'not slow and not browser' -q -n 2 --dist loadfile
 
 test-slow: $(VENV)/.test
-	@$(BIN)/python -m pytest -m 'slow or browser' -q
+	@$(BIN)/python -m pytest -m 'slow and not browser' -q -n 2 --dist loadfile
+	@$(BIN)/python -m pytest -m browser -q
 
 bench: $(VENV)/.bench
 	@$(BIN)/python -m benchmarks
