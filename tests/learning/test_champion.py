@@ -52,6 +52,7 @@ def judged(ws: Workspace, source: Snapshot, candidate: Snapshot, *, promoted: bo
         return attempt.commit(meta=meta)
 
 
+@pytest.mark.slow
 def test_the_loop_from_labels_to_the_model_in_use(tmp_path: Path, tiny_profile: Recipe) -> None:
     ws = workspace(tmp_path, test_share=0.5)
     granules = some(10)
