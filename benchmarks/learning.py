@@ -2,7 +2,7 @@
 
 Granules are scenarios of the sandbox's world; the model learns from what an analyst would outline and is judged on
 what was planted.  No place of the training is in the test: each scenario has a ground of its own.
-Rendered granules are kept in the folder that ``GEOSTACK_SCENARIOS`` names, where it is set.
+Rendered granules are kept in the folder that ``GEOSTACK_SCENARIOS`` names, curves drawn in that of ``GEOSTACK_FIGURES``.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from geostack_pipeline.learning.judging import (
     THRESHOLDS,
     Granule,
     Method,
+    Result,
     baseline,
     best_threshold,
     difference,
@@ -129,6 +130,7 @@ def _one_seed(seed: int, recipe: Recipe, counts: tuple[int, int, int]) -> list[t
     ]
     results = judge(methods, (_true(number) for number in test), seed=seed)
     mine, theirs = (results[method.name] for method in methods)
+    _draw(seed, mine, theirs)
     rows: list[tuple[object, ...]] = []
     for result in (mine, theirs):
         sure = interval_of(result, count=1000, seed=seed)
@@ -162,6 +164,19 @@ def _one_seed(seed: int, recipe: Recipe, counts: tuple[int, int, int]) -> list[t
         )
     )
     return rows
+
+
+def _draw(seed: int, mine: Result, theirs: Result) -> None:
+    """Draw the curves of a seed where ``GEOSTACK_FIGURES`` names a folder."""
+    folder = os.environ.get("GEOSTACK_FIGURES")
+    if folder is not None and mine.reliability is not None:
+        from geostack_pipeline.publish.learning_figures import precision_recall
+
+        curves = {result.method.replace("_", " "): result.curve for result in (mine, theirs)}
+        picture = precision_recall(
+            curves, mine.reliability.rows(), f"seed {seed}, {len(mine.item_ids)} test granules"
+        )
+        Path(folder, f"learning-{seed}.png").write_bytes(picture)
 
 
 def _throughput(recipe: Recipe, granules: int, rounds: int) -> tuple[list[tuple[str, float]], float]:

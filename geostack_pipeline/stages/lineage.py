@@ -20,6 +20,8 @@ UMM = "application/vnd.nasa.cmr.umm+json"
 def ancestors(ws: Workspace, snapshot: Snapshot) -> dict[str, Snapshot]:
     """Return every version that a version was made from, directly or not: ``<asset>/<date>`` -> snapshot.
 
+    A model is among them, what it was trained on is not (``stages/model_trail.py`` tells that).
+
     Raises:
         StorageError: One is gone.
     """
@@ -38,7 +40,9 @@ def ancestors(ws: Workspace, snapshot: Snapshot) -> dict[str, Snapshot]:
                 action=f"run the date of {asset.partition('/')[0]} again",
             )
         found[name] = source
-        todo |= source.upstream
+        # What a model learnt from is no source of what it judges, and may be other versions of the same dates.
+        if source.kind != "model":
+            todo |= source.upstream
     return found
 
 

@@ -17,6 +17,7 @@ from scipy.ndimage import gaussian_filter
 
 from geostack_pipeline.cube.conventions import group_attributes, spatial_coordinates
 from geostack_pipeline.cube.grid import GridSpec
+from geostack_pipeline.cube.swath_conventions import TIME
 from geostack_pipeline.cube.write import finish_tree, write_node
 from geostack_pipeline.learning.injection import column
 from geostack_pipeline.settings import load_settings
@@ -218,10 +219,16 @@ def _dataset(
     )
     return xr.Dataset(
         {name: (("y", "x"), values, {"_FillValue": fill}) for name, values in fields.items()},
-        coords=spatial_coordinates(grid),
+        coords={
+            **spatial_coordinates(grid),
+            "time": xr.Variable((), np.datetime64(when.replace(tzinfo=None), "ns"), TIME),
+        },
         attrs={
             **group_attributes(grid),
             "item_id": item_id,
+            "scene": f"EMIT_{when:%Y%m%dT%H%M%S}",
+            "area": "east",
+            "platform": "iss",
             "collection": f"EMITL2B{asset}_{granule.version}",
             "datetime": when.isoformat().replace("+00:00", "Z"),
             "source_assets": [asset],

@@ -28,7 +28,7 @@ def by_definition(pairs: list[tuple[int, bool]]) -> Fraction | None:
     return total
 
 
-@settings(max_examples=150)
+@settings(max_examples=50)
 @given(
     granules=st.lists(pixels, min_size=1, max_size=4),
     times=st.lists(st.integers(0, 3), min_size=4, max_size=4),

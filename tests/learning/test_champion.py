@@ -52,6 +52,7 @@ def judged(ws: Workspace, source: Snapshot, candidate: Snapshot, *, promoted: bo
         return attempt.commit(meta=meta)
 
 
+@pytest.mark.slow
 def test_the_loop_from_labels_to_the_model_in_use(tmp_path: Path, tiny_profile: Recipe) -> None:
     ws = workspace(tmp_path, test_share=0.5)
     granules = some(10)
@@ -184,6 +185,45 @@ def test_a_model_with_weights_of_another_architecture_is_refused(
     )
     with pytest.raises(IntegrityError, match="another architecture"):
         candidate_model.load(other)
+
+
+def test_emit_methane_is_made_with_the_champion_and_only_with_one(
+    tmp_path: Path, tiny_profile: Recipe
+) -> None:
+    from geostack_pipeline.stages import lineage, methane
+
+    ws = workspace(tmp_path, test_share=0.5)
+    granules = some(10)
+    store(ws, granules)
+    provider = ws.settings.build_provider("cmr_stac")
+    day = granules[1].day
+    cube = ws.artifacts.current("cmr_stac/cube", day)
+    assert cube is not None
+    without = methane.build(ws, provider, day, cube).snapshot
+    assert "plume_probability" not in without.open()[granules[1].item_id]
+    off = replace(ws, settings=ws.settings.model_copy(update={"learning": type(ws.settings.learning)()}))
+    assert methane.version(off, provider, cube.version, {}) == without.version
+
+    training_set.build(ws, now=LATER)
+    candidate = candidate_model.build(ws).snapshot
+    report = evaluation.build(ws).snapshot
+    champion_model.build(ws, judged(ws, report, candidate, promoted=True))
+    assert methane.version(off, provider, cube.version, {}) == without.version
+    made_with = methane.build(ws, provider, day, cube).snapshot
+    assert made_with.version == methane.version(ws, provider, cube.version, {}) != without.version
+    assert made_with.upstream["champion_model/all"] == candidate.version == made_with.meta["model_version"]
+    node = made_with.open()[granules[1].item_id].to_dataset()
+    assert node.attrs["model_version"] == candidate.version
+    values = node["plume_probability"].values
+    assert np.isfinite(values).any()
+    assert np.array_equal(np.isfinite(values), np.isfinite(node["ch4_enhancement"].values))
+    known = values[np.isfinite(values)]
+    assert ((known >= 0) & (known <= 1)).all()
+    assert [row["methane"] for row in model_trail.forth(ws, granules[2].item_id)["methane"]] == [
+        f"cmr_stac/methane/{day}"
+    ]
+    # What the model learnt from is no source of the date.
+    assert not [name for name in lineage.ancestors(ws, made_with) if name.startswith("training_set")]
 
 
 def test_emit_methane_holds_the_probability_and_names_the_model(tmp_path: Path, tiny_profile: Recipe) -> None:
