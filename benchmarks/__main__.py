@@ -9,7 +9,18 @@ import sys
 
 from benchmarks import machine
 
-NAMES = ("search", "fetch", "cube", "swath", "orchestration", "chunks", "timeline", "loader", "filters", "learning")
+NAMES = (
+    "search",
+    "fetch",
+    "cube",
+    "swath",
+    "orchestration",
+    "chunks",
+    "timeline",
+    "loader",
+    "filters",
+    "learning",
+)
 
 
 def main(arguments: list[str] | None = None) -> int:
