@@ -26,6 +26,7 @@ from geostack_pipeline.learning.judging import (
     Result,
     baseline,
     best_threshold,
+    calibrated,
     difference,
     interval_of,
     judge,
@@ -120,6 +121,7 @@ def _one_seed(seed: int, recipe: Recipe, counts: tuple[int, int, int]) -> list[t
         network=trained.model, version=str(seed), name="benchmark", tile=EDGE, overlap=24, threshold=0.5
     )
     chosen = [_labelled(number) for number in choose]
+    model = dataclasses.replace(model, calibration=calibrated(model.probabilities, chosen))
     methods = [
         Method(
             name="model",

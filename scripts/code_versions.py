@@ -69,6 +69,7 @@ SOURCES: dict[str, tuple[str, ...]] = {
     "candidate_model": (
         "stages/candidate_model.py",
         "learning/batches.py",
+        "learning/calibration.py",
         "learning/checkpoints.py",
         "learning/fields.py",
         "learning/inference.py",

@@ -46,3 +46,43 @@ def reliability(probability: npt.NDArray[np.floating], truth: npt.NDArray[np.boo
             predicted=np.bincount(numbers, weights=probability, minlength=BINS) / count,
             observed=np.bincount(numbers, weights=truth, minlength=BINS) / count,
         )
+
+
+_LARGEST_LOGIT = 15.0
+"""Beyond it a float32 probability is 0 or 1."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Platt:
+    """A line in the logit that turns a network's confidence into a probability (Platt 1999)."""
+
+    scale: float = 1.0
+    """Greater than 0, so that the order of pixels stays."""
+    shift: float = 0.0
+
+
+def fit(probability: npt.NDArray[np.floating], truth: npt.NDArray[np.bool_]) -> Platt:
+    """Return the line of greatest likelihood, by Newton's method; none where there is one class only.
+
+    Training shows plumes far more often than granules do, so what a network says must be brought down again.
+
+    Args:
+        probability: Of pixels, as the network gives them.
+        truth: Whether they are plume.
+    """
+    if truth.all() or not truth.any():
+        return Platt()
+    p = np.clip(probability.astype(np.float64), 1e-12, 1.0 - 1e-7)
+    x = np.clip(np.log(p) - np.log1p(-p), -_LARGEST_LOGIT, _LARGEST_LOGIT)
+    design = np.stack([x, np.ones_like(x)])
+    line = np.array([1.0, 0.0])
+    for _ in range(50):
+        now = 1.0 / (1.0 + np.exp(-np.clip(line @ design, -40.0, 40.0)))
+        # A weak pull towards the identity keeps separable pixels finite.
+        gradient = design @ (now - truth) + 1e-2 * (line - [1.0, 0.0])
+        curvature = (design * (now * (1.0 - now))) @ design.T + 1e-2 * np.eye(2)
+        step = np.linalg.solve(curvature, gradient)
+        line -= step * min(1.0, 2.0 / max(float(np.abs(step).max()), 1e-12))
+        if np.abs(step).max() < 1e-9:
+            break
+    return Platt(scale=float(line[0]), shift=float(line[1])) if line[0] > 0.0 else Platt()

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import equinox as eqx
 import jax
 import numpy as np
 
+from geostack_pipeline.learning.calibration import Platt
 from geostack_pipeline.learning.fields import FIELDS, Background, Floats, background, stacked
 from geostack_pipeline.learning.network import PlumeNet, logits
 from geostack_pipeline.learning.tiles import corners, cut, hann
@@ -34,6 +35,12 @@ class PlumeModel:
     overlap: int
     threshold: float
     """Probability from which a pixel belongs to a plume candidate."""
+    calibration: Platt = field(default_factory=Platt)
+    """What makes a probability of what the network says."""
+
+    def _batch(self, stack: Floats, about: Floats) -> jax.Array:
+        line = np.float32(self.calibration.scale), np.float32(self.calibration.shift)
+        return _sigmoids(self.network, stack, about, *line)
 
     def probabilities(self, stack: Floats, about: Background | None = None) -> Floats:
         """Return the probability of plume, (y, x), NaN where masked.
@@ -52,7 +59,7 @@ class PlumeModel:
             here = places[first : first + BATCH]
             parts = [cut(stack, row, column, tile, np.nan) for row, column in here]
             parts += [parts[0]] * (BATCH - len(parts))
-            found = np.asarray(_sigmoids(self.network, np.stack(parts), np.stack([numbers] * BATCH)))
+            found = np.asarray(self._batch(np.stack(parts), np.stack([numbers] * BATCH)))
             for (row, column), values in zip(here, found, strict=False):
                 high, wide = min(tile, shape[0] - row), min(tile, shape[1] - column)
                 box = np.s_[row : row + high, column : column + wide]
@@ -64,8 +71,8 @@ class PlumeModel:
 
 
 @eqx.filter_jit
-def _sigmoids(network: PlumeNet, stack: Any, about: Any) -> jax.Array:
-    return jax.nn.sigmoid(logits(network, stack, about))
+def _sigmoids(network: PlumeNet, stack: Any, about: Any, scale: Any, shift: Any) -> jax.Array:
+    return jax.nn.sigmoid(scale * logits(network, stack, about) + shift)
 
 
 def _covering(shape: tuple[int, int]) -> int:

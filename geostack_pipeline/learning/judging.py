@@ -17,7 +17,7 @@ from geostack_pipeline.learning.average_precision import (
     ranking,
     resamples,
 )
-from geostack_pipeline.learning.calibration import Reliability, reliability
+from geostack_pipeline.learning.calibration import Platt, Reliability, fit, reliability
 from geostack_pipeline.learning.fields import Background, Floats, background, matched_filter_score
 from geostack_pipeline.learning.injection import RATES_KG_H, inject
 from geostack_pipeline.learning.plume_score import Counts, PlumeScore
@@ -213,6 +213,16 @@ def interval_of(result: Result, *, count: int, seed: int) -> Mapping[str, Interv
         "auprc": interval(result.auprc, result.ranking.average_precision(drawn)),
         "f1": interval(result.plumes.f1, f1),
     }
+
+
+def calibrated(score: Score, granules: Iterable[Granule]) -> Platt:
+    """Return the line that makes probabilities of a network's scores on granules, none of the test set."""
+    scores, truth = [np.empty(0, np.float32)], [np.empty(0, bool)]
+    for granule in granules:
+        counted = granule.target != IGNORED
+        scores.append(score(granule.stack, background(granule.stack))[counted].astype(np.float32))
+        truth.append((granule.target == PLUME)[counted])
+    return fit(np.concatenate(scores), np.concatenate(truth))
 
 
 THRESHOLDS = tuple(float(value) for value in np.round(np.linspace(0.05, 0.95, 37), 3))

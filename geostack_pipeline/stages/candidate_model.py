@@ -129,7 +129,7 @@ def _train(ws: Workspace, source: Snapshot, target: str) -> tuple[Snapshot, dict
     from geostack_pipeline.learning import network, training, weights
     from geostack_pipeline.learning.fields import matched_filter_score
     from geostack_pipeline.learning.inference import PlumeModel
-    from geostack_pipeline.learning.judging import THRESHOLDS, best_threshold
+    from geostack_pipeline.learning.judging import THRESHOLDS, best_threshold, calibrated
     from geostack_pipeline.learning.model_card import CARD, CONFIG, ITEM, WEIGHTS, card, stac_item
     from geostack_pipeline.learning.model_card import NAME as FAMILY
     from geostack_pipeline.publish.learning_figures import loss_curves
@@ -166,6 +166,7 @@ def _train(ws: Workspace, source: Snapshot, target: str) -> tuple[Snapshot, dict
             network=trained.model, version=target, name=FAMILY, tile=tile, overlap=tile // 4, threshold=0.5
         )
         judged = list(granules_for_thresholds(ws, source))
+        model = dataclasses.replace(model, calibration=calibrated(model.probabilities, judged))
         threshold = best_threshold(model.probabilities, judged, THRESHOLDS)
         baseline = best_threshold(matched_filter_score, judged)
         data = weights.save_weights(trained.model, chosen.architecture)
@@ -182,11 +183,15 @@ def _train(ws: Workspace, source: Snapshot, target: str) -> tuple[Snapshot, dict
             "tile": tile,
             "overlap": tile // 4,
             "threshold": threshold,
+            "calibration": dataclasses.asdict(model.calibration),
             "baseline_threshold": baseline,
             "loss": trained.history[-1]["loss"],
             **libraries(),
         }
-        config = {name: meta[name] for name in ("model", "architecture", "tile", "overlap", "threshold")}
+        config = {
+            name: meta[name]
+            for name in ("model", "architecture", "tile", "overlap", "threshold", "calibration")
+        }
         attempt.put(WEIGHTS, data)
         attempt.put(CONFIG, json.dumps({**config, "version": target}, indent=1, sort_keys=True).encode())
         attempt.put("history.parquet", parquet_bytes(pl.DataFrame(trained.history, infer_schema_length=None)))
@@ -261,6 +266,7 @@ def load(snapshot: Snapshot) -> PlumeModel:
     Raises:
         IntegrityError: Its weights are not of its architecture.
     """
+    from geostack_pipeline.learning.calibration import Platt
     from geostack_pipeline.learning.inference import PlumeModel
     from geostack_pipeline.learning.model_card import WEIGHTS
     from geostack_pipeline.learning.weights import load_weights
@@ -278,6 +284,7 @@ def load(snapshot: Snapshot) -> PlumeModel:
         tile=meta["tile"],
         overlap=meta["overlap"],
         threshold=meta["threshold"],
+        calibration=Platt(**meta["calibration"]),
     )
 
 

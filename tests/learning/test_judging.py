@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from geostack_pipeline.learning import gate, injection, plume_score
-from geostack_pipeline.learning.calibration import reliability
+from geostack_pipeline.learning.calibration import Platt, fit, reliability
 from geostack_pipeline.learning.judging import BASELINE, Granule, Method, best_threshold, difference, judge
 
 NOTHING = np.zeros((30, 30))
@@ -186,3 +186,15 @@ def test_against_the_baseline_f1_decides_in_place_of_false_plumes() -> None:
     said = gate.verdict(results["candidate"], results[BASELINE], paired)
     assert "false_plumes_not_more" in {each.name for each in mine.criteria}
     assert {each.name: each.passed for each in said.criteria}["f1_better"] is False
+
+
+def test_calibration_finds_the_line_that_bent_the_probabilities() -> None:
+    rng = np.random.default_rng(0)
+    logit = rng.normal(-2.0, 2.0, 200_000)
+    truth = rng.random(200_000) < 1.0 / (1.0 + np.exp(-logit))
+    bent = 1.0 / (1.0 + np.exp(-(2.0 * logit + 3.0)))
+    found = fit(bent, truth)
+    assert found.scale == pytest.approx(0.5, abs=0.02)
+    assert found.shift == pytest.approx(-1.5, abs=0.05)
+    assert fit(bent, np.zeros(200_000, bool)) == Platt()
+    assert np.isfinite(fit(np.array([0.0, 1.0]), np.array([False, True])).scale)

@@ -239,7 +239,7 @@ def test_blending_is_the_weighted_mean_of_tiles(tiny: Recipe, monkeypatch: pytes
     stack = np.ones((3, 40, 50), np.float32)
     stack[0] = np.arange(40.0)[:, None] + 100.0 * np.arange(50.0)[None, :]
 
-    def corner(_: object, tile: np.ndarray, __: object) -> np.ndarray:
+    def corner(_: object, tile: np.ndarray, *__: object) -> np.ndarray:
         return np.broadcast_to(
             np.nan_to_num(tile)[:, :1, :1, 0].transpose(0, 2, 1) / 5000.0, (len(tile), 32, 32)
         )
