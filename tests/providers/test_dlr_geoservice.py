@@ -628,10 +628,12 @@ def test_the_documented_settings_are_settings() -> None:
     text = (Path(__file__).parents[2] / "docs" / "providers" / "dlr_geoservice.md").read_text(
         encoding="utf-8"
     )
-    (block,) = re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)
-    found = parse_settings(yaml.safe_load(block))
-    assert found.build_provider("dlr_geoservice", {}).collections == ("ENMAP_HSI_L2A",)
-    assert found.provider("dlr_geoservice").bands == spec("dlr_geoservice").product.default_bands
+    usual, radiance = (
+        parse_settings(yaml.safe_load(block)) for block in re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)
+    )
+    assert usual.build_provider("dlr_geoservice", {}).collections == ("ENMAP_HSI_L2A",)
+    assert usual.provider("dlr_geoservice").bands == spec("dlr_geoservice").product.default_bands
+    assert radiance.build_provider("dlr_geoservice", {}).collections == ("ENMAP_HSI_L1B", "ENMAP_HSI_L1C")
 
 
 def test_the_public_address_is_the_default() -> None:
