@@ -6,6 +6,7 @@ has stopped.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -54,7 +55,9 @@ def ours(
         only: Takes this many scenes, the list repeated as often as it must; None takes all.
         one_day: All scenes are offered for one picture.
     """
-    import dask.array  # noqa: F401  xarray loads it when it first makes a variable; the peers have loaded it by now
+    with contextlib.suppress(ImportError):
+        # Where it is there, xarray loads it when it first makes a variable; the peers have loaded it by now.
+        import dask.array  # noqa: F401
     from obstore.store import HTTPStore, LocalStore
 
     from geostack_pipeline.cube.build import build_packed

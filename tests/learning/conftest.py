@@ -2,30 +2,20 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import pytest
+from learning_world import TINY_RECIPE
 
-from geostack_pipeline.learning.profiles import PROFILES, Architecture, Recipe
+from geostack_pipeline.learning.profiles import PROFILES, Recipe
 from geostack_pipeline.stages import candidate_model
-
-TINY = dataclasses.replace(
-    PROFILES["demo"],
-    architecture=Architecture(widths=(4, 8), groups=2),
-    steps=6,
-    batch=4,
-    crop=16,
-    checkpoint_every=2,
-)
 
 
 @pytest.fixture(scope="session")
 def tiny() -> Recipe:
-    return TINY
+    return TINY_RECIPE
 
 
 @pytest.fixture
 def tiny_profile(monkeypatch: pytest.MonkeyPatch) -> Recipe:
     """Make the demo profile tiny."""
-    monkeypatch.setattr(candidate_model, "PROFILES", {**PROFILES, "demo": TINY})
-    return TINY
+    monkeypatch.setattr(candidate_model, "PROFILES", {**PROFILES, "demo": TINY_RECIPE})
+    return TINY_RECIPE

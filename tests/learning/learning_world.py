@@ -20,6 +20,7 @@ from geostack_pipeline.cube.grid import GridSpec
 from geostack_pipeline.cube.swath_conventions import TIME
 from geostack_pipeline.cube.write import finish_tree, write_node
 from geostack_pipeline.learning.injection import column
+from geostack_pipeline.learning.profiles import PROFILES, Architecture, Recipe
 from geostack_pipeline.settings import load_settings
 from geostack_pipeline.stages.granules import MANIFEST_SCHEMA
 from geostack_pipeline.stages.tables import parquet_bytes
@@ -38,6 +39,16 @@ TINY = {
     "site_degrees": 0.5,
     "bootstrap": 200,
 }
+"""Settings."""
+TINY_RECIPE: Recipe = replace(
+    PROFILES["demo"],
+    architecture=Architecture(widths=(4, 8), groups=2),
+    steps=6,
+    batch=4,
+    crop=16,
+    checkpoint_every=2,
+)
+"""A network and a training that take seconds."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -265,4 +276,4 @@ def some(count: int, *, first: int = 0, without: int = 3) -> list[Made]:
     return [made(number, plume=bool(number % without)) for number in range(first, first + count)]
 
 
-__all__ = ["START", "TINY", "Made", "geojson", "made", "replace", "some", "store", "workspace"]
+__all__ = ["START", "TINY", "TINY_RECIPE", "Made", "geojson", "made", "replace", "some", "store", "workspace"]

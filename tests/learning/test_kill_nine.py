@@ -20,13 +20,13 @@ from geostack_pipeline.storage.snapshot import Snapshot
 _TRAIN = """
 import dataclasses, sys
 sys.path[:0] = [{tests!r}]
-from conftest import TINY
+from learning_world import TINY_RECIPE
 from geostack_pipeline.learning.profiles import PROFILES
 from geostack_pipeline.settings import load_settings
 from geostack_pipeline.stages import candidate_model
 from geostack_pipeline.stages.progress import listening
 from geostack_pipeline.stages.workspace import open_workspace
-candidate_model.PROFILES = {{**PROFILES, "demo": TINY}}
+candidate_model.PROFILES = {{**PROFILES, "demo": TINY_RECIPE}}
 with listening(lambda event: print(event.info.get("step"), flush=True)):
     outcome = candidate_model.build(open_workspace(load_settings({file!r})))
 print("ended", outcome.stats["resumed_at"], flush=True)

@@ -261,12 +261,11 @@ def test_blending_is_the_weighted_mean_of_tiles(tiny: Recipe, monkeypatch: pytes
 _ON_DEVICES = """
 import sys; sys.path[:0] = [{tests!r}]
 import json, jax
-from conftest import TINY
-from learning_world import some
+from learning_world import TINY_RECIPE, some
 from test_training import tile_of
 from geostack_pipeline.learning.batches import InMemory
 from geostack_pipeline.learning.training import train
-out = train(TINY, InMemory([tile_of(granule) for granule in some(6)]), seed=3)
+out = train(TINY_RECIPE, InMemory([tile_of(granule) for granule in some(6)]), seed=3)
 print(json.dumps([len(jax.devices()), [row["loss"] for row in out.history]]))
 """
 

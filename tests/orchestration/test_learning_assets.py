@@ -47,13 +47,12 @@ def test_the_loop_is_there_where_it_is_switched_on() -> None:
 def test_the_job_retrain_trains_judges_and_says_why_it_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from conftest import TINY
-    from learning_world import some, store, workspace
+    from learning_world import TINY_RECIPE, some, store, workspace
 
     from geostack_pipeline.learning.profiles import PROFILES
     from geostack_pipeline.stages import candidate_model
 
-    monkeypatch.setattr(candidate_model, "PROFILES", {**PROFILES, "demo": TINY})
+    monkeypatch.setattr(candidate_model, "PROFILES", {**PROFILES, "demo": TINY_RECIPE})
     ws = workspace(tmp_path, test_share=0.5)
     file = tmp_path / "geostack.yaml"
     found = build_definitions(ws.settings, str(file))
