@@ -304,24 +304,29 @@ def _summary(name: str, area: str, fields: xr.Dataset) -> bytes:
     return parquet_bytes(pl.DataFrame([row], schema=SUMMARY_SCHEMA))
 
 
+def within(table: pl.DataFrame, limits: tuple[float, float]) -> Check:
+    """Judge whether all enhancements of a summary lie within what the retrieval can return, ppm m."""
+    low, high = limits
+    outside = table.filter((pl.col("smallest") < low) | (pl.col("largest") > high))
+    return Check(
+        name="enhancement_range",
+        passed=outside.height == 0,
+        detail={
+            "smallest ppm m": table["smallest"].min() if table.height else None,
+            "largest ppm m": table["largest"].max() if table.height else None,
+            "allowed": f"{low:g} to {high:g}",
+        },
+    )
+
+
 def checks(snapshot: Snapshot, table: pl.DataFrame) -> tuple[Check, ...]:
     """Judge a date by the summaries of its nodes; a date without any passes."""
     if not table.height:
         table = pl.DataFrame(schema=SUMMARY_SCHEMA)
-    low, high = ENHANCEMENT_RANGE
-    outside = table.filter((pl.col("smallest") < low) | (pl.col("largest") > high))
     failed: Mapping[str, str] = snapshot.meta["not_retrieved"]
     left: Mapping[str, str] = snapshot.meta["left_out"]
     return (
-        Check(
-            name="enhancement_range",
-            passed=outside.height == 0,
-            detail={
-                "smallest ppm m": table["smallest"].min() if table.height else None,
-                "largest ppm m": table["largest"].max() if table.height else None,
-                "allowed": f"{low:g} to {high:g}",
-            },
-        ),
+        within(table, ENHANCEMENT_RANGE),
         Check(
             name="granules_retrieved",
             passed=not failed,
