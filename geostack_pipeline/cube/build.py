@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from datetime import UTC, datetime, time
+from collections.abc import Mapping, Sequence
+from datetime import UTC, date, datetime, time
 from itertools import pairwise
 
 import numpy as np
+import numpy.typing as npt
 import xarray as xr
 
 from geostack_pipeline.areas import Resampling
@@ -14,7 +15,7 @@ from geostack_pipeline.cube import conventions, packing
 from geostack_pipeline.cube.days import by_solar_day
 from geostack_pipeline.cube.grid import GridSpec
 from geostack_pipeline.cube.layers import SceneLayer
-from geostack_pipeline.cube.mosaic import NOBODY, Mosaic
+from geostack_pipeline.cube.mosaic import NOBODY, Mosaic, Picture
 
 _STRING = np.dtypes.StringDType()
 
@@ -75,7 +76,7 @@ def build_packed(
         TransferError: A raster's bytes could not be moved.
         ValueError: Item ids or bands repeat, or a scene's time has no time zone.
     """
-    _check(scenes, bands)
+    check(scenes, bands)
     days = by_solar_day([scene.datetime for scene in scenes], grid.centre_longitude)
     shape = (len(days), *grid.shape)
     reflectance = np.zeros((len(days), len(bands), *grid.shape), np.uint16)
@@ -83,7 +84,30 @@ def build_packed(
     owner = np.full(shape, NOBODY, np.int16)
     with Mosaic(grid, threads=threads, resampling=resampling, overviews=overviews) as mosaic:
         for t, members in enumerate(days.values()):
-            mosaic.build({i: scenes[i] for i in members}, bands, reflectance[t], scl[t], owner[t])
+            mosaic.build({i: scenes[i] for i in members}, bands, Picture(reflectance[t]), scl[t], owner[t])
+    packed = described(grid, scenes, bands, days, (reflectance, scl, owner), resampling=resampling)
+    packed["reflectance"].attrs[CLIPPED] = sum(clipped(plane) for step in reflectance for plane in step)
+    return packed
+
+
+CLIPPED = "clipped_pixels"
+"""Attribute of the reflectance: how many numbers stand at the upper end of the packing."""
+
+Parts = tuple[npt.NDArray[np.uint16], npt.NDArray[np.uint8], npt.NDArray[np.int16]]
+"""Reflectance (time, band, y, x), classes and source scenes (time, y, x)."""
+
+
+def described(
+    grid: GridSpec,
+    scenes: Sequence[SceneLayer],
+    bands: Sequence[str],
+    days: Mapping[date, Sequence[int]],
+    parts: Parts,
+    *,
+    resampling: Resampling,
+) -> xr.Dataset:
+    """Return the packed cube around its pixels: coordinates and attributes; :data:`CLIPPED` is still 0."""
+    reflectance, scl, owner = parts
     times = [min(scenes[i].datetime for i in members) for members in days.values()]
     return xr.Dataset(
         {
@@ -93,7 +117,7 @@ def build_packed(
                 {
                     **conventions.REFLECTANCE,
                     **({} if resampling == "auto" else {"resampling": resampling}),
-                    "clipped_pixels": _clipped(reflectance),
+                    CLIPPED: 0,
                     **conventions.PACKING,
                 },
             ),
@@ -113,7 +137,8 @@ def build_packed(
     )
 
 
-def _check(scenes: Sequence[SceneLayer], bands: Sequence[str]) -> None:
+def check(scenes: Sequence[SceneLayer], bands: Sequence[str]) -> None:
+    """Raise ValueError where item ids or bands repeat, or there are more scenes than an index tells apart."""
     for what, names in (("item", [s.item_id for s in scenes]), ("band", list(bands))):
         for one, other in pairwise(sorted(names)):
             if one == other:
@@ -122,9 +147,9 @@ def _check(scenes: Sequence[SceneLayer], bands: Sequence[str]) -> None:
         raise ValueError(f"{len(scenes)} scenes are more than an index of 16 bits tells apart")
 
 
-def _clipped(reflectance: np.ndarray[tuple[int, ...], np.dtype[np.uint16]]) -> int:
-    """Return how many numbers stand at the upper end of the packing."""
-    return int(sum(np.count_nonzero(plane == packing.HIGHEST) for step in reflectance for plane in step))
+def clipped(plane: npt.NDArray[np.uint16]) -> int:
+    """Return how many numbers of a plane stand at the upper end of the packing."""
+    return int(np.count_nonzero(plane == packing.HIGHEST))
 
 
 def _moments(dimension: str, moments: Sequence[datetime], attributes: dict[str, object]) -> xr.Variable:

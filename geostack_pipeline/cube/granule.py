@@ -77,6 +77,8 @@ class Node:
     """Variable that the granule is about."""
     chunks: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     """Chunk shapes of variables that are not written in squares."""
+    apart: frozenset[str] = frozenset()
+    """Those of them whose chunks are read one by one, several at a time: the file has no chunks that would be unpacked twice."""
 
 
 def chosen_bands(wavelength: npt.NDArray[Any], ranges: Ranges, subject: str) -> list[int]:

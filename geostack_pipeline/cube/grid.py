@@ -83,8 +83,8 @@ def grid_for(area: Area) -> GridSpec:
     Sentinel-2 follow, and the polar stereographic grid beyond 84° N and 80° S.
 
     Raises:
-        SettingsError: The resolution is not positive, the CRS cannot show the area, or the grid would be
-            too large to handle.
+        SettingsError: The resolution is not positive, the CRS cannot show the area or is cut inside it, as
+            Mercator at the antimeridian, or the grid would be too large to handle.
     """
     if not (math.isfinite(area.resolution_m) and area.resolution_m > 0):
         raise SettingsError(
@@ -109,6 +109,8 @@ def grid_for(area: Area) -> GridSpec:
             action="leave crs out to take the UTM zone of the centre",
         )
     step = float(area.resolution_m)
+    if not parsed_crs(crs).is_geographic:
+        _require_one_piece(area, crs, lon[0], x.reshape(lon.shape))
     left, right = _snapped(x.min(), x.max(), step)
     bottom, top = _snapped(y.min(), y.max(), step)
     width, height = right - left, top - bottom
@@ -122,6 +124,34 @@ def grid_for(area: Area) -> GridSpec:
     return GridSpec(
         crs=crs, transform=(step, 0.0, left * step, 0.0, -step, top * step), width=width, height=height
     )
+
+
+def _require_one_piece(
+    area: Area, crs: str, lon: npt.NDArray[np.float64], x: npt.NDArray[np.float64]
+) -> None:
+    """Raise where a projected CRS is cut inside an area: its grid would go around the whole Earth.
+
+    Args:
+        area: The area.
+        crs: CRS of the grid.
+        lon: Longitudes of the samples, increasing, degrees.
+        x: Projected samples, shaped (latitudes, longitudes).
+    """
+    steps = np.diff(x, axis=1)
+    forward = np.sign(np.median(steps, axis=1, keepdims=True))
+    # The whole way back in one step.  Around a pole x turns back, too, but by steps no longer than the others; and
+    # a float's noise, where all meridians meet, is no jump.
+    usual = np.maximum(np.median(np.abs(steps), axis=1, keepdims=True), area.resolution_m / 10.0)
+    jumps = np.nonzero((np.sign(steps) != forward) & (np.abs(steps) > 10.0 * usual))[1]
+    if jumps.size:
+        west, east = ((float(lon[k]) + 180.0) % 360.0 - 180.0 for k in (jumps[0], jumps[0] + 1))
+        antimeridian = lon[jumps[0]] <= 180.0 <= lon[jumps[0] + 1]
+        raise SettingsError(
+            f"The CRS is cut inside the area{', at the antimeridian' if antimeridian else ''}",
+            subject=f"area {area.name}",
+            found=f"{crs} for {area.bbox}: its two ends lie between the longitudes {west:.5g} and {east:.5g}",
+            action=f"take a CRS that shows the area in one piece, e.g. {utm_crs(*area.centre)} (what crs left out gives)",
+        )
 
 
 def utm_crs(longitude: float, latitude: float) -> str:

@@ -5,8 +5,14 @@ are linear in the column.  Pixels are those whose ``owner`` is ``wanted``.  A pi
 the source tile in which its centre lies, so tiles can be worked on at the same time: no two
 write the same pixel.
 
+Where no lattice is fine enough the coordinates of the centres come by themselves (``exact_columns``, ``exact_rows``,
+shaped as the grid; empty where the lattice says it all), and all cells are looked at pixel by pixel.
+
 Most cells lie in one tile and are wanted as a whole; :func:`needed_tiles` says once, for all bands on
 a lattice, which ones, and no other loop looks at their owners again.
+
+Where the columns of an image go once around the Earth (``turn``), bilinear and average look beyond its first and last
+column: column -1 is the last one.  ``turn`` is 0 elsewhere.
 
 ``EDGE`` is the tolerance with which GDAL rounds a centre on the edge of two source pixels to
 the second one.
@@ -49,6 +55,8 @@ def needed_tiles(
     rows: Nodes,
     step: int,
     period: float,
+    exact_columns: Nodes,
+    exact_rows: Nodes,
     owner: Owner,
     wanted: int,
     width: int,
@@ -60,16 +68,18 @@ def needed_tiles(
 ) -> bool:
     """Fill the boxes of the source tiles that wanted pixels lie in, and the cells; return whether there are any."""
     grid_height, grid_width = owner.shape
+    exact = exact_rows.shape[0] > 0
+    smooth = period == 0.0 and not exact
     any_pixel = False
     for n in range(rows.shape[0] - 1):
         top, bottom = n * step, min((n + 1) * step, grid_height)
         for m in range(rows.shape[1] - 1):
             cells[n, m] = NOTHING
-            if period == 0.0 and _cell_is_outside(columns, rows, n, m, width, height):
+            if smooth and _cell_is_outside(columns, rows, n, m, width, height):
                 continue
             left = m * step
             right = min(left + step, grid_width)
-            if period == 0.0:
+            if smooth:
                 ti, tj = _tile_of_cell(columns, rows, n, m, width, height, tile_width, tile_height)
                 if ti >= 0:
                     if _all_wanted(owner, wanted, top, bottom, left, right):
@@ -94,6 +104,8 @@ def needed_tiles(
                     t = j - left + 0.5
                     c = c0 + t * dc + EDGE
                     r = r0 + t * dr + EDGE
+                    if exact:
+                        c, r = exact_columns[i, j] + EDGE, exact_rows[i, j] + EDGE
                     if period > 0.0:
                         c -= period * math.floor(c / period)
                     if c >= 0.0 and r >= 0.0 and c < width and r < height:
@@ -175,6 +187,8 @@ def place_nearest(
     rows: Nodes,
     step: int,
     period: float,
+    exact_columns: Nodes,
+    exact_rows: Nodes,
     affine: bool,  # noqa: FBT001  numba has no arguments by keyword alone
     owner: Owner,
     wanted: int,
@@ -195,6 +209,7 @@ def place_nearest(
     With ``claim`` >= 0 only values other than 0 are placed, and their pixels get ``claim`` as owner.
     ``number`` is the tile's, counted by rows.
     """
+    exact = exact_rows.shape[0] > 0
     tile_height, tile_width = tile.shape
     top, left_edge = tile_row * tile_height, tile_column * tile_width
     last = box[3] // step
@@ -230,6 +245,8 @@ def place_nearest(
                     t = j - here * step + 0.5
                     c = c0 + t * dc + EDGE
                     r = r0 + t * dr + EDGE
+                    if exact:
+                        c, r = exact_columns[i, j] + EDGE, exact_rows[i, j] + EDGE
                     if period > 0.0:
                         c -= period * math.floor(c / period)
                     if c >= 0.0 and r >= 0.0 and c < width and r < height:
@@ -308,6 +325,8 @@ def window_needed(
     rows: Nodes,
     step: int,
     period: float,
+    exact_columns: Nodes,
+    exact_rows: Nodes,
     owner: Owner,
     wanted: int,
     width: int,
@@ -319,15 +338,19 @@ def window_needed(
     number: int,
     reach_columns: float,
     reach_rows: float,
+    turn: int,
     box: npt.NDArray[np.int32],
     cells: Cells,
 ) -> tuple[int, int, int, int]:
     """Return (row, stop row, column, stop column) of the source pixels under the wanted pixels of a tile.
 
+    Columns of an image that goes around count on beyond its edges.
+
     With a reach they are those whose centre is nearer to a pixel's than that, in source pixels; with a negative
     one those that the pixel covers.
     """
-    row, stop_row, column, stop_column = height, 0, width, 0
+    exact = exact_rows.shape[0] > 0
+    row, stop_row, column, stop_column = height, 0, 2 * width, -width
     for n in range(box[0] // step, box[1] // step + 1):
         for m in range(box[2] // step, box[3] // step + 1):
             state = cells[n, m]
@@ -342,23 +365,37 @@ def window_needed(
                         continue
                     if state == MIXED and owner[i, j] != wanted:
                         continue
-                    c, r = _centre(columns, rows, step, period, n, m, i, j)
+                    if exact:
+                        c, r = _exact_centre(exact_columns, exact_rows, period, i, j)
+                    else:
+                        c, r = _centre(columns, rows, step, period, n, m, i, j)
                     if state == MIXED and not _inside(
                         c, r, tile_row, tile_column, tile_width, tile_height, width, height
                     ):
                         continue
                     if reach_columns < 0.0:
                         c0, c1, r0, r1 = _footprint(columns, rows, step, period, n, m, i, j)
-                        column = min(column, max(0, math.floor(c0 + EDGE)))
-                        stop_column = max(stop_column, min(width, math.ceil(c1 - EDGE)))
+                        first, stop = _columns_in(math.floor(c0 + EDGE), math.ceil(c1 - EDGE), width, turn)
+                        column, stop_column = min(column, first), max(stop_column, stop)
                         row = min(row, max(0, math.floor(r0 + EDGE)))
                         stop_row = max(stop_row, min(height, math.ceil(r1 - EDGE)))
                     else:
-                        column = min(column, max(0, math.floor(c - reach_columns + 0.5)))
-                        stop_column = max(stop_column, min(width, math.floor(c + reach_columns - 0.5) + 1))
+                        first, stop = _columns_in(
+                            math.floor(c - reach_columns + 0.5),
+                            math.floor(c + reach_columns - 0.5) + 1,
+                            width,
+                            turn,
+                        )
+                        column, stop_column = min(column, first), max(stop_column, stop)
                         row = min(row, max(0, math.floor(r - reach_rows + 0.5)))
                         stop_row = max(stop_row, min(height, math.floor(r + reach_rows - 0.5) + 1))
     return row, stop_row, column, stop_column
+
+
+@njit(nogil=True, cache=True)
+def _columns_in(first: int, stop: int, width: int, turn: int) -> tuple[int, int]:
+    """Return columns cut to the image; where it goes around they stay as they are."""
+    return (first, stop) if turn > 0 else (max(0, first), min(width, stop))
 
 
 @njit(nogil=True, cache=True)
@@ -374,6 +411,17 @@ def _centre(
     r1 = rows[n, m + 1] + v * (rows[n + 1, m + 1] - rows[n, m + 1])
     c = c0 + t * ((c1 - c0) * part) + EDGE
     r = r0 + t * ((r1 - r0) * part) + EDGE
+    if period > 0.0:
+        c -= period * math.floor(c / period)
+    return c, r
+
+
+@njit(nogil=True, cache=True)
+def _exact_centre(
+    exact_columns: Nodes, exact_rows: Nodes, period: float, i: int, j: int
+) -> tuple[float, float]:
+    """Source column and row of a centre that was projected by itself."""
+    c, r = exact_columns[i, j] + EDGE, exact_rows[i, j] + EDGE
     if period > 0.0:
         c -= period * math.floor(c / period)
     return c, r
@@ -410,19 +458,31 @@ def _footprint(
 ) -> tuple[float, float, float, float]:
     """Source extent of a pixel of the cell (n, m) between its first and its last corner.
 
-    First and last column, first and last row.
+    First and last column, first and last row.  Where the source is turned by 45 degrees the two corners share a
+    column or a row: the extent is then that whole column or row, as GDAL has it, not a line that covers nothing.
     """
     part = 1.0 / step
     v0, u0 = (i - n * step) * part, (j - m * step) * part
     v1, u1 = v0 + part, u0 + part
     c0, c1 = _at(columns, n, m, v0, u0), _at(columns, n, m, v1, u1)
+    if period > 0.0:
+        # around a pole the corners of a pixel may be numbered by different turns
+        c1 -= period * math.floor((c1 - c0) / period + 0.5)
     r0, r1 = _at(rows, n, m, v0, u0), _at(rows, n, m, v1, u1)
     c_low, c_high = min(c0, c1), max(c0, c1)
     if period > 0.0:
         turns = period * math.floor((c_low + c_high) / (2.0 * period))
         c_low -= turns
         c_high -= turns
-    return c_low, c_high, min(r0, r1), max(r0, r1)
+    r_low, r_high = min(r0, r1), max(r0, r1)
+    # wider ones, less the tolerance on both sides, always hold a part of a source pixel
+    if c_high - c_low <= 2.0 * EDGE:
+        c_low = math.floor(c_low + EDGE)
+        c_high = c_low + 1.0
+    if r_high - r_low <= 2.0 * EDGE:
+        r_low = math.floor(r_low + EDGE)
+        r_high = r_low + 1.0
+    return c_low, c_high, r_low, r_high
 
 
 @njit(nogil=True, cache=True)
@@ -431,6 +491,8 @@ def place_average(
     rows: Nodes,
     step: int,
     period: float,
+    exact_columns: Nodes,
+    exact_rows: Nodes,
     owner: Owner,
     wanted: int,
     width: int,
@@ -440,6 +502,7 @@ def place_average(
     tile_width: int,
     tile_height: int,
     number: int,
+    turn: int,
     packed: npt.NDArray[np.uint16],
     window_row: int,
     window_column: int,
@@ -451,6 +514,7 @@ def place_average(
 
     Packed values of 0 (no data) do not count; the mean is rounded half up, as GDAL's.
     """
+    exact = exact_rows.shape[0] > 0
     for n in range(box[0] // step, box[1] // step + 1):
         for m in range(box[2] // step, box[3] // step + 1):
             state = cells[n, m]
@@ -463,11 +527,16 @@ def place_average(
                     if state == MIXED:
                         if owner[i, j] != wanted:
                             continue
-                        c, r = _centre(columns, rows, step, period, n, m, i, j)
+                        if exact:
+                            c, r = _exact_centre(exact_columns, exact_rows, period, i, j)
+                        else:
+                            c, r = _centre(columns, rows, step, period, n, m, i, j)
                         if not _inside(c, r, tile_row, tile_column, tile_width, tile_height, width, height):
                             continue
                     c0, c1, r0, r1 = _footprint(columns, rows, step, period, n, m, i, j)
-                    column, stop_column = max(0, math.floor(c0 + EDGE)), min(width, math.ceil(c1 - EDGE))
+                    column, stop_column = _columns_in(
+                        math.floor(c0 + EDGE), math.ceil(c1 - EDGE), width, turn
+                    )
                     row, stop_row = max(0, math.floor(r0 + EDGE)), min(height, math.ceil(r1 - EDGE))
                     total, weights = 0.0, 0.0
                     for rr in range(row, stop_row):
@@ -489,6 +558,8 @@ def place_bilinear(
     rows: Nodes,
     step: int,
     period: float,
+    exact_columns: Nodes,
+    exact_rows: Nodes,
     owner: Owner,
     wanted: int,
     width: int,
@@ -500,6 +571,7 @@ def place_bilinear(
     number: int,
     reach_columns: float,
     reach_rows: float,
+    turn: int,
     packed: npt.NDArray[np.uint16],
     window_row: int,
     window_column: int,
@@ -513,6 +585,7 @@ def place_bilinear(
     form for a coarser grid, as GDAL has it.  Packed values of 0 (no data) do not count; where the source pixel under
     the centre has no data the pixel has none.  Rounded half up.
     """
+    exact = exact_rows.shape[0] > 0
     row_part, column_part = 1.0 / reach_rows, 1.0 / reach_columns
     for n in range(box[0] // step, box[1] // step + 1):
         for m in range(box[2] // step, box[3] // step + 1):
@@ -525,15 +598,22 @@ def place_bilinear(
                 for j in range(left, right):
                     if state == MIXED and owner[i, j] != wanted:
                         continue
-                    c, r = _centre(columns, rows, step, period, n, m, i, j)
+                    if exact:
+                        c, r = _exact_centre(exact_columns, exact_rows, period, i, j)
+                    else:
+                        c, r = _centre(columns, rows, step, period, n, m, i, j)
                     if state == MIXED and not _inside(
                         c, r, tile_row, tile_column, tile_width, tile_height, width, height
                     ):
                         continue
                     if packed[int(r) - window_row, int(c) - window_column] == 0:
                         continue
-                    column = max(0, math.floor(c - reach_columns + 0.5))
-                    stop_column = min(width, math.floor(c + reach_columns - 0.5) + 1)
+                    column, stop_column = _columns_in(
+                        math.floor(c - reach_columns + 0.5),
+                        math.floor(c + reach_columns - 0.5) + 1,
+                        width,
+                        turn,
+                    )
                     row = max(0, math.floor(r - reach_rows + 0.5))
                     stop_row = min(height, math.floor(r + reach_rows - 0.5) + 1)
                     total, weights = 0.0, 0.0

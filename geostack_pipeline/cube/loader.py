@@ -68,7 +68,8 @@ def blocks(
     Args:
         source: A node of a tree as a Zarr group: blocks of the stored numbers, decoded straight into the memory that
             JAX takes over.  Or a dataset, e.g. of ``load_timeline``: blocks of its values, by one copy more.
-        variables: Names of the variables, of numbers or booleans.
+        variables: Names of the variables, of numbers or booleans; 64-bit integers, as of times, only with
+            ``jax_enable_x64``.
         sizes: Dimension -> elements per block; the dimensions not named are whole in every block.  Blocks that
             consist of whole chunks are read fastest, since no chunk is decoded twice.  The first dimension named is
             the slowest.
@@ -101,7 +102,9 @@ def blocks(
     for name, reader in readers.items():
         for shape in {reader.shape_of(sizes, plan.sizes, last) for plan in plans}:
             _require_divisible(name, reader, shardings[name], shape)
-    return _ahead(readers, shardings, sizes, plans, last, prefetch, threads)
+    # Asked here: `jax.enable_x64` as a context holds for the caller's thread alone.
+    wide = jax.dtypes.canonicalize_dtype(np.int64) == np.int64
+    return _ahead(readers, shardings, sizes, plans, last, prefetch, threads, wide=wide)
 
 
 def unpacked(stored: jax.Array, attributes: Mapping[str, Any]) -> jax.Array:
@@ -201,10 +204,21 @@ def _reader(source: xr.Dataset | zarr.Group, name: str) -> _Reader:
 
 
 def _jax_dtype(dtype: np.dtype[Any], name: str) -> np.dtype[Any]:
-    """Return the type JAX holds: in its 32-bit mode half as wide as a 64-bit one."""
+    """Return the type JAX holds: in its 32-bit mode floats half as wide as 64-bit ones; integers would wrap.
+
+    Raises:
+        ValueError: No numbers, or 64-bit integers in the 32-bit mode.
+    """
     if dtype.kind not in "biufc":
         raise ValueError(f"{name}: {dtype} is no type of numbers")
-    return np.dtype(jax.dtypes.canonicalize_dtype(dtype))
+    held = np.dtype(jax.dtypes.canonicalize_dtype(dtype))
+    if dtype.kind in "iu" and held != dtype:
+        raise ValueError(
+            f"{name}: {dtype} does not fit into the {held} that JAX holds while jax_enable_x64 is off; read it with "
+            f"NumPy (numpy.asarray of {name!r} of the source) and give JAX what fits, as differences from the first, "
+            "or turn jax_enable_x64 on"
+        )
+    return held
 
 
 def _lengths(readers: Mapping[str, _Reader]) -> dict[str, int]:
@@ -259,14 +273,17 @@ def _ahead(
     last: Last,
     prefetch: int,
     threads: int,
+    *,
+    wide: bool,
 ) -> Generator[Block, None, None]:
-    """Yield the blocks of plans, in order; the next ones are read meanwhile."""
+    """Yield the blocks of plans, in order; the next ones are read meanwhile. ``wide``: 64-bit types stay such."""
 
     def load(plan: _Plan) -> Block:
-        arrays = {
-            name: _load(reader, shardings[name], plan, reader.shape_of(wanted, plan.sizes, last))
-            for name, reader in readers.items()
-        }
+        with jax.enable_x64(wide):
+            arrays = {
+                name: _load(reader, shardings[name], plan, reader.shape_of(wanted, plan.sizes, last))
+                for name, reader in readers.items()
+            }
         return Block(start=plan.start, sizes=plan.sizes, arrays=arrays)
 
     waiting: deque[Future[Block]] = deque()

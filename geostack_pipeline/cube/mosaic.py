@@ -8,11 +8,12 @@ those tiles are fetched and decoded that a pixel needs.
 from __future__ import annotations
 
 import os
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack, contextmanager
 from types import TracebackType
-from typing import Self
+from typing import Protocol, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -29,6 +30,41 @@ NOBODY = -1
 """Owner of a pixel that no scene has."""
 
 _Running = tuple[SceneLayer, str, list[Future[None]]]
+_Plane = npt.NDArray[np.uint16]
+
+
+class Planes(Protocol):
+    """Where the bands of one picture come to lie, by their number."""
+
+    @property
+    def at_once(self) -> int:
+        """Most bands that are worked on at the same time."""
+
+    def plane(self, band: int) -> _Plane:
+        """Return a band's plane (row, column): zeros at first, and the same one until it is finished."""
+
+    def finished(self, band: int) -> None:
+        """Take notice that nothing more is put into a band; called once for each, in their order."""
+
+
+class Picture:
+    """All bands of a picture in one array of zeros (band, row, column)."""
+
+    def __init__(self, reflectance: _Plane) -> None:
+        self._reflectance = reflectance
+
+    @property
+    def at_once(self) -> int:
+        """All of them: their memory is there anyway."""
+        return max(1, len(self._reflectance))
+
+    def plane(self, band: int) -> _Plane:
+        """Return a view."""
+        plane: _Plane = self._reflectance[band]
+        return plane
+
+    def finished(self, band: int) -> None:
+        """Nothing is to be done."""
 
 
 class Mosaic:
@@ -68,7 +104,7 @@ class Mosaic:
         self,
         scenes: Mapping[int, SceneLayer],
         bands: Sequence[str],
-        reflectance: npt.NDArray[np.uint16],
+        planes: Planes,
         scl: npt.NDArray[np.uint8],
         owner: npt.NDArray[np.int16],
     ) -> None:
@@ -82,7 +118,7 @@ class Mosaic:
         Args:
             scenes: Scenes in order of priority, by their index.
             bands: Bands wanted.
-            reflectance: Filled: packed, shaped (band, row, column); zeros before.
+            planes: Where the packed numbers of each band go.
             scl: Filled: classes, shaped (row, column); zeros before.
             owner: Filled: index of the scene that gives the pixel, shaped (row, column); -1 before.
         """
@@ -101,14 +137,14 @@ class Mosaic:
                     if not need.any:
                         continue
                     out: npt.NDArray[np.unsignedinteger] = (
-                        scl if classes else reflectance[list(bands).index(name)]
+                        scl if classes else planes.plane(list(bands).index(name))
                     )
                     if not classes and how == "nearest":
                         done.add((index, name))
                     _finish(
                         [(scene, name, band.place(where, owner, NOBODY, need, out, self._pool, claim=index))]
                     )
-            self._fill(stack, scenes, bands, reflectance, owner, done)
+            self._fill(stack, scenes, bands, planes, owner, done)
 
     def _open(self, band: Band, *, classes: bool) -> tuple[CoordinateMap, Method]:
         """Return where the grid's pixels lie in a band, and how they are made of its own; may turn to an overview."""
@@ -127,7 +163,7 @@ class Mosaic:
         stack: ExitStack,
         scenes: Mapping[int, SceneLayer],
         bands: Sequence[str],
-        reflectance: npt.NDArray[np.uint16],
+        planes: Planes,
         owner: npt.NDArray[np.int16],
         done: set[tuple[int, str]],
     ) -> None:
@@ -135,8 +171,8 @@ class Mosaic:
         kernels.present(owner, giving)
         wanted = [
             (index, name)
-            for index, scene in scenes.items()
             for name in bands
+            for index, scene in scenes.items()
             if giving[index] and name in scene.bands and (index, name) not in done
         ]
 
@@ -145,25 +181,36 @@ class Mosaic:
             with _about(scenes[index], name):
                 return Band(scenes[index].bands[name], "reflectance")
 
-        layers = list(self._pool.map(opened, wanted))
-        for band in layers:
+        layers = dict(zip(wanted, self._pool.map(opened, wanted), strict=True))
+        for band in layers.values():
             stack.callback(band.close)
         known: dict[tuple[object, ...], Need] = {}
-        running: list[_Running] = []
+        running: deque[tuple[int, list[_Running]]] = deque()
         try:
-            for (index, name), band in zip(wanted, layers, strict=True):
-                with _about(scenes[index], name):
-                    where, how = self._open(band, classes=False)
-                    key = (index, *_lattice(band))
-                    if key not in known:
-                        known[key] = band.need(where, owner, index)
-                    out = reflectance[list(bands).index(name)]
-                    futures = band.place(where, owner, index, known[key], out, self._pool, how=how)
-                    running.append((scenes[index], name, futures))
+            for number, name in enumerate(bands):
+                # Scenes of one band write different pixels, as do bands.
+                own: list[_Running] = []
+                running.append((number, own))
+                for index, scene in scenes.items():
+                    if (index, name) not in layers:
+                        continue
+                    band = layers[index, name]
+                    with _about(scene, name):
+                        where, how = self._open(band, classes=False)
+                        key = (index, *_lattice(band))
+                        if key not in known:
+                            known[key] = band.need(where, owner, index)
+                        futures = band.place(
+                            where, owner, index, known[key], planes.plane(number), self._pool, how=how
+                        )
+                        own.append((scene, name, futures))
+                while len(running) >= planes.at_once:
+                    _end(running, planes)
+            while running:
+                _end(running, planes)
         except BaseException:
-            _stop(running)
+            _stop([each for _, own in running for each in own])
             raise
-        _finish(running)  # all bands of all scenes at once: they write different pixels
 
     def _map(self, band: Band) -> CoordinateMap:
         raster = band.raster
@@ -191,6 +238,14 @@ def _finish(running: Sequence[_Running]) -> None:
                     future.result()
     finally:
         _stop(running)
+
+
+def _end(running: deque[tuple[int, list[_Running]]], planes: Planes) -> None:
+    """Wait for the first of the bands that are worked on, and tell that it is finished."""
+    number, own = running[0]
+    _finish(own)
+    planes.finished(number)
+    running.popleft()
 
 
 def _stop(running: Sequence[_Running]) -> None:

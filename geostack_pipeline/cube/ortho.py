@@ -129,7 +129,8 @@ def orthorectify(
     Returns:
         The variables with ``y`` and ``x`` (latitude and longitude of pixel centres, EPSG:4326, rows from the north) in the
         place of ``downtrack`` and ``crosstrack``; dtypes and attributes as they were, ``_FillValue`` told where the
-        dtype has no NaN.  ``lon`` and ``lat`` of the sensor's pixels are left out, ``y`` and ``x`` tell them.
+        dtype has no NaN.  ``lon`` and ``lat`` of the sensor's pixels are left out, ``y`` and ``x`` tell them, and so are
+        coordinates of lines or of detector columns, which a map does not have.
 
     Raises:
         RasterError: The node has no look-up table or no grid, the fields are not of the node's shape, the table leads
@@ -142,11 +143,16 @@ def orthorectify(
     variables: dict[str, xr.Variable] = {}
     for key, variable in dataset.variables.items():
         name = str(key)
-        if name in {*SENSOR, *MAP, *_LOCATED, *coordinates}:
+        if name in {*SENSOR, *MAP, *_LOCATED, *coordinates} or _of_one_side(name, dataset):
             continue
         moved = _moved(name, variable, shape, glt_x, glt_y, fill)
         (coordinates if name in dataset.coords else variables)[name] = moved
     return xr.Dataset(variables, coords=coordinates, attrs={**dataset.attrs, **group_attributes(grid)})
+
+
+def _of_one_side(name: str, dataset: xr.Dataset) -> bool:
+    """Return whether it is a coordinate of lines or of columns alone, such as the band centres of detector columns."""
+    return name in dataset.coords and len(set(SENSOR) & set(dataset[name].dims)) == 1
 
 
 def _as_dataset(field: xr.Dataset | xr.DataArray | npt.NDArray[Any]) -> xr.Dataset:

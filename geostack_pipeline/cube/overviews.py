@@ -30,6 +30,7 @@ from geostack_pipeline.cube.write import OVERVIEWS, quiet, write_node
 SMALL = 256
 """Pixels: the coarsest of as many levels as needed is no larger than this on either side."""
 MOST_LEVELS = 10
+_PIXELS = ("reflectance", "scl", "source_scene")
 
 _RELEASE = "https://raw.githubusercontent.com/zarr-conventions/{name}/refs/tags/v0.1/schema.json"
 _SPEC = "https://github.com/zarr-conventions/{name}/blob/v0.1/README.md"
@@ -56,26 +57,28 @@ def factors(shape: tuple[int, int], levels: bool | int) -> list[int]:  # noqa: F
     return [1 << level for level in range(1, min(int(levels), MOST_LEVELS) + 1)]
 
 
-def write_with_overviews(
-    store: Store,
-    node: str,
-    packed: xr.Dataset,
-    grid: GridSpec,
-    levels: bool | int,  # noqa: FBT001 - a setting's value
-) -> None:
-    """Write a packed cube as a node, with its overviews in it.
+def write_overviews(store: Store, node: str, grid: GridSpec, levels: bool | int) -> None:  # noqa: FBT001 - a setting's value
+    """Write the overviews of a cube that is stored as a node, and describe them in its attributes.
+
+    Memory: the overviews of a level, and one band of one time of the cube.
 
     Args:
         store: Zarr store of the tree, writable.
-        node: Name of the node.
-        packed: Cube as of :func:`~geostack_pipeline.cube.build.build_packed`; its attributes gain the description.
+        node: Name of the node, written by :func:`~geostack_pipeline.cube.stream.write_cube`.
         grid: The cube's grid.
         levels: See :func:`factors`.
     """
     chosen = factors(grid.shape, levels)
-    packed = packed.assign_attrs(_description(packed, grid, chosen))
-    write_node(store, node, packed)
     with quiet():
+        group = zarr.open_group(store, path=node, mode="r+", zarr_format=3)
+        packed = xr.open_zarr(
+            store, group=node, decode_cf=False, chunks=None, consolidated=False, zarr_format=3
+        )
+        # As it was before it was stored: which variables are coordinates is said by attributes there.
+        packed = packed.set_coords([name for name in packed.data_vars if str(name) not in _PIXELS])
+        for one in (packed, *packed.variables.values()):
+            one.attrs.pop("coordinates", None)
+        group.update_attributes(_description(packed, grid, chosen))
         zarr.create_group(store, path=f"{node}/{OVERVIEWS}", zarr_format=3)
     for factor in chosen:
         write_node(store, f"{node}/{OVERVIEWS}/{factor}", coarsened(packed, grid, factor))
@@ -93,7 +96,8 @@ def coarsened(packed: xr.Dataset, grid: GridSpec, factor: int) -> xr.Dataset:
             continue
         values = np.empty((*variable.shape[:-2], *place.shape), variable.dtype)
         for index in np.ndindex(variable.shape[:-2]):
-            plane = np.ascontiguousarray(variable.values[index])
+            # One plane after the other: a stored cube is not read whole.
+            plane = np.ascontiguousarray(variable[index].values)
             if name == "reflectance":
                 _mean(plane, factor, plane.dtype.type(variable.attrs["_FillValue"]), values[index])
             else:

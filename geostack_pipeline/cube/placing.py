@@ -16,6 +16,7 @@ from geostack_pipeline.areas import Resampling
 from geostack_pipeline.cube import kernels, packing
 from geostack_pipeline.cube.layers import BandLayer
 from geostack_pipeline.cube.warp import CoordinateMap
+from geostack_pipeline.errors import RasterError
 from geostack_pipeline.raster.source import Raster, TileId, open_raster, paste
 
 Meaning = Literal["reflectance", "classes"]
@@ -30,6 +31,8 @@ _TILES_PER_TASK = 4
 _CACHE_BYTES = 64 << 20
 _FINER = 1e-3
 """Share by which an overview's pixels may be larger than the grid's: their sizes are averages over a map."""
+_WHOLE_TURN = 1e-4
+"""Columns by which a full turn may miss a whole number of them: less than coordinates are off anyway."""
 _INTERPOLATED_UP_TO = 1 / 0.95
 """Up to so many source pixels per grid pixel GDAL interpolates between four of them; then it widens the weights."""
 
@@ -41,6 +44,17 @@ def method(resampling: Resampling, where: CoordinateMap) -> Method:
     if resampling == "auto":
         return "average" if where.ratio >= AVERAGE_FROM_RATIO else "nearest"
     return resampling
+
+
+def _pieces(left: int, right: int, turn: int) -> list[tuple[int, int, int]]:
+    """Return (first, stop, column of the image) of each piece of a row of columns that lies in one turn."""
+    if turn == 0:
+        return [(left, right, left)]
+    pieces = []
+    for start in range(left // turn * turn, right, turn):
+        first, stop = max(left, start), min(right, start + turn)
+        pieces.append((first, stop, first - start))
+    return pieces
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,7 +119,7 @@ class Band:
         height, width = where.rows.shape
         cells = np.empty((height - 1, width - 1), np.int32)
         found = kernels.needed_tiles(
-            where.columns, where.rows, where.step, where.period, owner, wanted,
+            where.columns, where.rows, where.step, where.period, where.exact_columns, where.exact_rows, owner, wanted,
             raster.width, raster.height, raster.tile_width, raster.tile_height, boxes, cells,
         )  # fmt: skip
         return Need(boxes=boxes, cells=cells, any=bool(found))
@@ -145,8 +159,8 @@ class Band:
         across = raster.tile_grid[1]
         for (row, column), values, table in self._tiles(tiles, fleeting=True):
             kernels.place_nearest(
-                where.columns, where.rows, where.step, where.period, where.affine,
-                work.owner, work.wanted, work.claim,
+                where.columns, where.rows, where.step, where.period, where.exact_columns, where.exact_rows,
+                where.affine, work.owner, work.wanted, work.claim,
                 raster.width, raster.height, values, row, column, row * across + column, table,
                 work.need.boxes[row, column], work.need.cells, work.out,
             )  # fmt: skip
@@ -156,37 +170,60 @@ class Band:
         raster, where = self.raster, work.where
         th, tw, across = raster.tile_height, raster.tile_width, raster.tile_grid[1]
         reach_columns, reach_rows = -1.0, -1.0
+        turn = self._turn(where)
         if work.how == "bilinear":
             reach_columns, reach_rows = (span if span > _INTERPOLATED_UP_TO else 1.0 for span in where.spans)
         for row, column in tiles:
             box, number = work.need.boxes[row, column], row * across + column
             top, bottom, left, right = kernels.window_needed(
-                where.columns, where.rows, where.step, where.period, work.owner, work.wanted,
-                raster.width, raster.height, row, column, tw, th, number, reach_columns, reach_rows,
+                where.columns, where.rows, where.step, where.period, where.exact_columns, where.exact_rows,
+                    work.owner, work.wanted,
+                raster.width, raster.height, row, column, tw, th, number, reach_columns, reach_rows, turn,
                 box, work.need.cells,
             )  # fmt: skip
-            window = self._window(top, bottom, left, right)
+            window = self._window(top, bottom, left, right, turn)
             if work.how == "average":
                 kernels.place_average(
-                    where.columns, where.rows, where.step, where.period, work.owner, work.wanted,
-                    raster.width, raster.height, row, column, tw, th, number, window, top, left,
+                    where.columns, where.rows, where.step, where.period, where.exact_columns, where.exact_rows,
+                    work.owner, work.wanted,
+                    raster.width, raster.height, row, column, tw, th, number, turn, window, top, left,
                     box, work.need.cells, work.out,
                 )  # fmt: skip
             else:
                 kernels.place_bilinear(
-                    where.columns, where.rows, where.step, where.period, work.owner, work.wanted,
-                    raster.width, raster.height, row, column, tw, th, number, reach_columns, reach_rows,
+                    where.columns, where.rows, where.step, where.period, where.exact_columns, where.exact_rows,
+                    work.owner, work.wanted,
+                    raster.width, raster.height, row, column, tw, th, number, reach_columns, reach_rows, turn,
                     window, top, left, box, work.need.cells, work.out,
                 )  # fmt: skip
 
-    def _window(self, top: int, bottom: int, left: int, right: int) -> npt.NDArray[np.uint16]:
+    def _turn(self, where: CoordinateMap) -> int:
+        """Return the columns of a full turn where the image has them all, so that its last column lies beside its first.
+
+        Raises:
+            RasterError: The image overlaps itself by a part of a column, so that no column lies beside its edges.
+        """
+        turn = round(where.period)
+        if where.period == 0.0 or self.raster.width < where.period - _WHOLE_TURN:
+            return 0
+        if abs(where.period - turn) > _WHOLE_TURN:
+            raise RasterError(
+                "The image goes around the Earth more than once, by a part of a column",
+                subject=self.raster.key,
+                found=f"{self.raster.width} columns, {where.period:.4f} to a turn",
+                action="take resampling: nearest for it, or cut the file at a longitude",
+            )
+        return turn
+
+    def _window(self, top: int, bottom: int, left: int, right: int, turn: int) -> npt.NDArray[np.uint16]:
+        """Return packed pixels; of an image that goes around, columns before the first and behind the last as well."""
         th, tw = self.raster.tile_height, self.raster.tile_width
-        tiles = [
-            (i, j) for i in range(top // th, -(-bottom // th)) for j in range(left // tw, -(-right // tw))
-        ]
         window = np.empty((bottom - top, right - left), np.uint16)
-        for i, j in tiles:
-            paste(self._packed_tile((i, j)), i * th, j * tw, window, top, left)
+        for first, stop, column in _pieces(left, right, turn):
+            part = window[:, first - left : stop - left]
+            for i in range(top // th, -(-bottom // th)):
+                for j in range(column // tw, -(-(column + stop - first) // tw)):
+                    paste(self._packed_tile((i, j)), i * th, j * tw, part, top, column)
         return window
 
     def _kept(self) -> int:

@@ -10,8 +10,9 @@ Nothing is resampled, and large variables are read lazily, for the bands that ar
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -37,6 +38,7 @@ from geostack_pipeline.cube.grid import GridSpec
 from geostack_pipeline.cube.lazy import lazy
 from geostack_pipeline.cube.swath_enmap import DETECTORS, IMAGE, IMAGES, METADATA, detectors, image_on_map
 from geostack_pipeline.errors import RasterError
+from geostack_pipeline.raster.band_mask import NO_FLAG, band_flags
 from geostack_pipeline.raster.emit_netcdf import FILL, EmitFile
 from geostack_pipeline.raster.window import Bounds
 
@@ -62,7 +64,6 @@ NETCDF = ("RAD", "RFL", "RFLUNCERT", "OBS", "MASK")
 METHANE = ("CH4ENH", "CH4UNCERT", "CH4SENS", "CH4PLM")
 _SPECTRAL_CHUNK = (256, 64)
 """Lines and samples of a chunk in sensor geometry, with all its bands: filters work along the track."""
-_NO_FLAG = 255
 
 
 def readable(assets: Sequence[str]) -> bool:
@@ -112,7 +113,7 @@ def open_granule(
             )
         dataset = node.dataset.assign_coords(time=_time(granule.datetime))
         dataset.attrs = {**_identity(granule), **dataset.attrs}
-        yield Node(dataset=dataset, main=node.main, chunks=node.chunks)
+        yield replace(node, dataset=dataset)
 
 
 def _identity(granule: Granule) -> dict[str, Any]:
@@ -157,6 +158,7 @@ def _sensor_geometry(granule: Granule, ranges: Ranges, stack: ExitStack) -> Node
     variables: dict[str, xr.Variable] = {}
     coordinates: dict[str, xr.Variable] = {}
     chunks: dict[str, tuple[int, ...]] = {}
+    apart = set()
     for file in files.values():
         if file.variable == "obs":
             variables |= _observation(file)
@@ -167,6 +169,10 @@ def _sensor_geometry(granule: Granule, ranges: Ranges, stack: ExitStack) -> Node
             coordinates |= bands
             variables[file.variable] = _spectra(file, [int(n) - 1 for n in bands["band_number"].values])
             chunks[file.variable] = (*_SPECTRAL_CHUNK, bands["wavelength"].size)
+            if file.in_one_piece:
+                apart.add(file.variable)
+    for name, mask in _band_mask(files.values(), coordinates.get("band_number")).items():
+        variables[name], chunks[name] = mask, (*_SPECTRAL_CHUNK, mask.shape[2])
     main = next((name for name in names.MAIN if name in variables), next(iter(variables)))
     coordinates |= _placed(first) | _look_up_grid(first)
     attributes: dict[str, Any] = {
@@ -180,11 +186,10 @@ def _sensor_geometry(granule: Granule, ranges: Ranges, stack: ExitStack) -> Node
         if key in first.attributes
     }
     variables |= {
-        name: xr.Variable(("ortho_y", "ortho_x"), first.location(name), dict(about))
-        for name, about in names.GLT.items()
+        name: _located(first, name, ("ortho_y", "ortho_x"), dict(about)) for name, about in names.GLT.items()
     }
     dataset = xr.Dataset(variables, coords=coordinates, attrs=_plain(attributes))
-    return Node(dataset=dataset, main=main, chunks=chunks)
+    return Node(dataset=dataset, main=main, chunks=chunks, apart=frozenset(apart))
 
 
 def _bands_of(file: EmitFile, ranges: Ranges) -> dict[str, xr.Variable]:
@@ -269,10 +274,44 @@ def _masks(file: EmitFile) -> dict[str, xr.Variable]:
     return found
 
 
+def _band_mask(files: Iterable[EmitFile], numbers: xr.Variable | None) -> dict[str, xr.Variable]:
+    """Return the mask of single bands: of the bands that are kept, or packed where no spectrum says which these are."""
+    file = next((each for each in files if each.band_mask_bytes), None)
+    if file is None:
+        return {}
+    if numbers is None:
+        return {
+            "band_mask_packed": lazy(
+                ("downtrack", "crosstrack", "packed_band"),
+                (file.lines, file.samples, file.band_mask_bytes),
+                np.uint8,
+                lambda box: file.band_mask(box[0], box[1])[..., box[2]],
+                dict(names.BAND_MASK_PACKED),
+            )
+        }
+    bands = [int(number) - 1 for number in numbers.values]
+    if max(bands) >= 8 * file.band_mask_bytes:
+        raise RasterError(
+            "The files of the granule are not of one scene",
+            subject=file.key,
+            found=f"a mask of {8 * file.band_mask_bytes} bands beside band {max(bands) + 1}",
+            action="look at the catalog's item",
+        )
+    return {
+        "band_mask": lazy(
+            ("downtrack", "crosstrack", "wavelength"),
+            (file.lines, file.samples, len(bands)),
+            np.uint8,
+            lambda box: band_flags(file.band_mask(box[0], box[1]), bands[box[2]]),
+            {**names.BAND_MASK, **names.MASK_FLAGS},
+        )
+    }
+
+
 def _flag(file: EmitFile, band: int, attributes: Mapping[str, Any]) -> xr.Variable:
     def read(box: tuple[slice, ...]) -> npt.NDArray[np.uint8]:
         values = file.read(box[0], box[1], [band])[..., 0]
-        return np.where(values == FILL, _NO_FLAG, values != 0).astype(np.uint8)
+        return np.where(values == FILL, NO_FLAG, values != 0).astype(np.uint8)
 
     return lazy(("downtrack", "crosstrack"), (file.lines, file.samples), np.uint8, read, dict(attributes))
 
@@ -281,9 +320,14 @@ def _placed(file: EmitFile) -> dict[str, xr.Variable]:
     """Return where the pixels lie."""
     across = ("downtrack", "crosstrack")
     return {
-        name: xr.Variable(across, file.location(name), {**names.LOCATION[name], "_FillValue": FILL})
+        name: _located(file, name, across, {**names.LOCATION[name], "_FillValue": FILL})
         for name in ("lon", "lat", "elev")
     }
+
+
+def _located(file: EmitFile, name: str, dims: tuple[str, str], attributes: dict[str, Any]) -> xr.Variable:
+    shape, dtype = file.location_type(name)
+    return lazy(dims, shape, dtype, lambda box: file.location(name, *box), attributes)
 
 
 def _look_up_grid(file: EmitFile) -> dict[str, xr.Variable]:

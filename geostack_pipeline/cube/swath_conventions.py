@@ -13,13 +13,21 @@ WAVELENGTH: dict[str, Any] = {
     "standard_name": "radiation_wavelength",
     "units": "nm",
 }
+WAVELENGTH_OF_COLUMN: dict[str, Any] = {
+    "long_name": "centre of the spectral band in the detector column",
+    "units": "nm",
+    "comment": "the spectral smile: nominal centre and the polynomial of the product",
+}
 FWHM: dict[str, Any] = {"long_name": "full width of the spectral band at half maximum", "units": "nm"}
 GOOD: dict[str, Any] = {
     "long_name": "whether the product calls the band usable",
     "flag_values": np.array([0, 1], np.uint8),
     "flag_meanings": "strong_water_vapour_absorption usable",
 }
-BAND_NUMBER: dict[str, Any] = {"long_name": "number of the band in the product, counted from 1"}
+BAND_NUMBER: dict[str, Any] = {
+    "long_name": "number of the band in the product, counted from 1",
+    "units": "1",
+}
 TIME: dict[str, Any] = {"long_name": "start of the acquisition", "standard_name": "time"}
 
 RADIANCE: dict[str, Any] = {
@@ -51,10 +59,12 @@ LOCATION: dict[str, dict[str, Any]] = {
 GLT: dict[str, dict[str, Any]] = {
     "glt_x": {
         "long_name": "sample seen by the pixel of the geographic grid, counted from 1; 0 for none",
+        "units": "1",
         "grid_mapping": GRID_MAPPING,
     },
     "glt_y": {
         "long_name": "line seen by the pixel of the geographic grid, counted from 1; 0 for none",
+        "units": "1",
         "grid_mapping": GRID_MAPPING,
     },
 }
@@ -122,6 +132,14 @@ MASK_FLAGS: dict[str, Any] = {
     "flag_values": np.array([0, 1, 255], np.uint8),
     "flag_meanings": "no yes no_data",
 }
+BAND_MASK: dict[str, Any] = {
+    "long_name": "whether the product masks the band of the pixel: its number was interpolated",
+}
+BAND_MASK_PACKED: dict[str, Any] = {
+    "long_name": "mask of single bands, eight to a byte; 255 in all bytes for no data",
+    "units": "1",
+    "comment": "band n, counted from 1, is bit 7 - (n - 1) % 8 of byte (n - 1) // 8, as numpy.unpackbits has it",
+}
 MASK_QUANTITIES: dict[str, tuple[str, dict[str, Any]]] = {
     "aod550": (
         "aerosol_optical_depth",
@@ -171,13 +189,14 @@ METHANE: dict[str, tuple[str, dict[str, Any]]] = {
 _YES_NO: dict[str, Any] = {"flag_values": np.array([0, 1], np.uint8), "flag_meanings": "no yes"}
 PLUME_MASK: dict[str, Any] = {
     "long_name": "number of the plume complex that analysts outlined; 0 for none",
+    "units": "1",
     "comment": "no plume is no proof of absence: outlines follow weeks after the granule",
 }
 QUALITY: dict[str, dict[str, Any]] = {
     "QUALITY_CLASSES": {
         "long_name": "quality classes",
-        "flag_values": np.array([1, 2, 3], np.uint8),
-        "flag_meanings": "land water background",
+        "flag_values": np.array([0, 1, 2, 3], np.uint8),
+        "flag_meanings": "missing_inside_the_scene land water background",
     },
     "QUALITY_CLOUD": {"long_name": "cloud", **_YES_NO},
     "QUALITY_CLOUDSHADOW": {"long_name": "shadow of a cloud", **_YES_NO},
@@ -188,8 +207,18 @@ QUALITY: dict[str, dict[str, Any]] = {
         "flag_meanings": "none thin medium thick",
     },
     "QUALITY_SNOW": {"long_name": "snow", **_YES_NO},
-    "QUALITY_TESTFLAGS": {"long_name": "test flags, the bits as the product has them"},
-    "QUALITY_PIXELMASK": {"long_name": "mask of defective pixels, the numbers as the product has them"},
+    "QUALITY_TESTFLAGS": {
+        "long_name": "test flags",
+        "flag_masks": np.array([3, 3, 3, 3, 4, 8, 16, 32, 64, 128], np.uint8),
+        "flag_values": np.array([0, 1, 2, 3, 4, 8, 16, 32, 64, 128], np.uint8),
+        "flag_meanings": "quality_nominal quality_reduced quality_low quality_not_produced interpolated_swir "
+        "interpolated_vnir saturated_swir saturated_vnir artefact_swir artefact_vnir",
+        "comment": "meanings of the bits as ESA's SNAP reader of EnMAP has them",
+    },
+    "QUALITY_PIXELMASK": {
+        "long_name": "mask of defective pixels, the numbers as the product has them",
+        "units": "1",
+    },
 }
 """Asset of an EnMAP product -> attributes of the variable, which has its name in lower case."""
 

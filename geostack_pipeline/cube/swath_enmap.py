@@ -2,7 +2,9 @@
 
 Radiance is in the units of EMIT, uW cm-2 sr-1 nm-1; gain and offset of each band are kept as coordinates.  The two
 detectors of L1B look at the ground some hundred metres apart and are not co-registered, so that each has dimensions
-and coordinates of its own: ``vnir_downtrack``, ``swir_wavelength`` …; :func:`detector` gives one of them alone.
+and coordinates of its own: ``vnir_downtrack``, ``swir_wavelength`` …; :func:`detector` gives one of them alone.  What
+the metadata file says of their geometry (``raster.enmap_geometry``) becomes longitudes, latitudes and a look-up table to a
+map, and band centres per detector column.
 """
 
 from __future__ import annotations
@@ -20,9 +22,11 @@ from geostack_pipeline.cube.conventions import GRID_MAPPING, group_attributes, s
 from geostack_pipeline.cube.cut import Cut, required_cut, same_grid, window_in
 from geostack_pipeline.cube.granule import Granule, Node, Ranges, band_coordinates, chosen_bands
 from geostack_pipeline.cube.lazy import lazy
+from geostack_pipeline.cube.swath_rpc import placed
 from geostack_pipeline.errors import RasterError
 from geostack_pipeline.raster.emit_netcdf import FILL
 from geostack_pipeline.raster.enmap import EnmapMetadata, read_metadata
+from geostack_pipeline.raster.enmap_geometry import shifts
 from geostack_pipeline.raster.source import Raster, open_raster
 from geostack_pipeline.raster.window import Bounds, Window
 
@@ -135,6 +139,14 @@ def detectors(granule: Granule, ranges: Ranges, stack: ExitStack) -> Node:
             {**names.RADIANCE, "_FillValue": np.float32(FILL)},
         )
         chunks[f"radiance_{name}"] = (*_SENSOR_CHUNK, len(bands))
+        coordinates |= _smile(name, about, [number - own.start for number in numbers], raster.width)
+        if about.models:
+            # Bands of a detector lie within a pixel of each other; the middle one stands for all.
+            model = about.models[numbers[len(numbers) // 2]]
+            height = model.height_m if about.ground_m is None else about.ground_m
+            tables, places = placed(name, model, raster.height, raster.width, height)
+            variables |= tables
+            coordinates |= places
         for key, more in names.QUALITY.items():
             # What is not told per detector has the geometry of VNIR.
             layer_key = f"{key}_{name.upper()}"
@@ -155,7 +167,9 @@ def detectors(granule: Granule, ranges: Ranges, stack: ExitStack) -> Node:
                 granule, layer_key, layer, bands, raster.count, (dims[2], *dims[:2]), more
             )
     main = "radiance_swir" if "radiance_swir" in variables else "radiance_vnir"
-    attributes = {**_facts(about), "comment": "VNIR and SWIR are not co-registered"}
+    attributes: dict[str, Any] = {**_facts(about), "comment": "VNIR and SWIR are not co-registered"}
+    if not about.models:
+        attributes["geolocation"] = "none: the metadata file has not the rational polynomials of every band"
     return Node(dataset=xr.Dataset(variables, coords=coordinates, attrs=attributes), main=main, chunks=chunks)
 
 
@@ -167,7 +181,8 @@ def detector(node: xr.Dataset, name: str) -> xr.Dataset:
         name: ``vnir`` or ``swir``.
 
     Returns:
-        ``radiance(downtrack, crosstrack, wavelength)`` with ``fwhm``, ``gain`` …, and the detector's quality layers.
+        ``radiance(downtrack, crosstrack, wavelength)`` with ``fwhm``, ``gain`` …, the detector's quality layers and, where
+        the product tells them, ``lon``, ``lat``, ``glt_x``, ``glt_y`` and ``wavelength_of_column(crosstrack, wavelength)``.
 
     Raises:
         RasterError: The node has no such detector.
@@ -189,7 +204,25 @@ def detector(node: xr.Dataset, name: str) -> xr.Dataset:
     renamed = {key: str(key).removeprefix(prefix) for key in part.variables if str(key).startswith(prefix)}
     renamed |= {dim: str(dim).removeprefix(prefix) for dim in part.dims if str(dim).startswith(prefix)}
     renamed |= {key: str(key).removesuffix(f"_{name}") for key in kept if str(key).endswith(f"_{name}")}
-    return part.rename(renamed)
+    others = [key for key in part.coords if key not in renamed and str(key).endswith(f"_{GRID_MAPPING}")]
+    alone = part.drop_vars(others).rename(renamed)
+    for variable in alone.data_vars.values():
+        if "grid_mapping" in variable.attrs:
+            variable.attrs["grid_mapping"] = GRID_MAPPING
+    return alone
+
+
+def _smile(name: str, about: EnmapMetadata, bands: list[int], columns: int) -> dict[str, xr.Variable]:
+    """Return the centres of a detector's bands in each of its columns; nothing where the file does not tell them."""
+    if name not in about.smile:
+        return {}
+    shift = shifts(about.smile[name][bands], columns)
+    if shift is None:
+        return {}
+    own = about.bands_of(name, "smile")
+    centres = about.wavelength[own][bands] + shift
+    dims = (f"{name}_crosstrack", f"{name}_wavelength")
+    return {f"{name}_wavelength_of_column": xr.Variable(dims, centres, names.WAVELENGTH_OF_COLUMN)}
 
 
 def _metadata(granule: Granule) -> EnmapMetadata:

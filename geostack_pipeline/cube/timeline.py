@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 import zarr
+from pydantic_core import from_json
 from xarray.backends import BackendArray
 from xarray.core import indexing
 
@@ -76,7 +77,8 @@ def open_timeline(snapshots: Sequence[Snapshot], node: str, *, mask_and_scale: b
         StorageError: A version's metadata cannot be read.
     """
     serial = 2 if snapshots[0].local_path() is None else len(snapshots) + 1
-    dates = in_threads(lambda one: _read(one, node), list(snapshots), serial_below=serial)
+    alike = _Alike()
+    dates = in_threads(lambda one: _read(one, node, alike), list(snapshots), serial_below=serial)
     _require_alike(dates, node)
     latest = dates[-1]
     root_url = latest.snapshot.root_url
@@ -109,20 +111,46 @@ def open_timeline(snapshots: Sequence[Snapshot], node: str, *, mask_and_scale: b
     return xr.decode_cf(raw, mask_and_scale=mask_and_scale)
 
 
-def _read(snapshot: Snapshot, node: str) -> _Date:
+class _Alike:
+    """Metadata of arrays, which nearly all dates share: each is kept, and looked at, once."""
+
+    def __init__(self) -> None:
+        self._last: dict[str, tuple[Mapping[str, Any], dict[str, Any]]] = {}
+
+    def of(self, name: str, document: Mapping[str, Any]) -> tuple[Mapping[str, Any], dict[str, Any]]:
+        """Return an array's document, the one of another date where they are equal, and its part of the layout."""
+        known = self._last.get(name)
+        if known is not None and known[0] == document:
+            return known
+        found = document, _layout_of(name, document)
+        # Another thread may be faster; then a few are kept twice.
+        self._last[name] = found
+        return found
+
+
+def _read(snapshot: Snapshot, node: str, alike: _Alike) -> _Date:
     """Return what the consolidated metadata of a version says about a node."""
     path = f"{TREE}/{METADATA}"
     try:
-        found = json.loads(snapshot.read(path))["consolidated_metadata"]["metadata"]
+        # Quicker than the standard library's, and a year has hundreds of them.
+        found = from_json(snapshot.read(path))["consolidated_metadata"]["metadata"]
         attributes = found[node]["attributes"]
     except (ValueError, KeyError, TypeError) as error:
         raise snapshot.damaged(f"{path} has no metadata of {node}: {error!r}"[:200]) from error
     start = f"{node}/"
-    arrays = {
-        name.removeprefix(start): document
+    known = {
+        name.removeprefix(start): alike.of(name.removeprefix(start), document)
         for name, document in found.items()
         if name.startswith(start) and "/" not in name.removeprefix(start) and document["node_type"] == "array"
     }
+    arrays = {name: document for name, (document, _) in known.items()}
+    layout: dict[str, Any] = {
+        "the grid": {name: attributes.get(name) for name in _GRID},
+        "the bands": snapshot.meta.get("bands"),
+        "the variables": sorted(arrays),
+    }
+    for name in sorted(known):
+        layout |= known[name][1]
     return _Date(
         snapshot=snapshot,
         part=Part(
@@ -134,7 +162,7 @@ def _read(snapshot: Snapshot, node: str) -> _Date:
         ),
         attributes=attributes,
         arrays=arrays,
-        layout=_layout(snapshot, attributes, arrays),
+        layout=layout,
     )
 
 
@@ -149,29 +177,23 @@ def _is_small(document: Mapping[str, Any]) -> bool:
     return len(names) == 1 and names[0] in _AXES
 
 
-def _layout(
-    snapshot: Snapshot, attributes: Mapping[str, Any], arrays: Mapping[str, Mapping[str, Any]]
-) -> dict[str, Any]:
-    layout: dict[str, Any] = {
-        "the grid": {name: attributes.get(name) for name in _GRID},
-        "the bands": snapshot.meta.get("bands"),
-        "the variables": sorted(arrays),
-    }
-    for name, document in sorted(arrays.items()):
-        names = _names(document)
-        own = document.get("attributes", {})
-        layout[f"the packing or the units of {name}"] = {key: own[key] for key in _DECODING if key in own}
-        layout[f"the type of {name}"] = (document["data_type"], document["fill_value"])
-        sizes = [None if axis in _AXES else size for axis, size in zip(names, document["shape"], strict=True)]
-        layout[f"the shape of {name}"] = (names, sizes)
-        if not _is_small(document):
-            layout[f"the chunks or codecs of {name}"] = {
-                key: document.get(key)
-                for key in ("chunk_grid", "chunk_key_encoding", "codecs", "storage_transformers")
-            }
-            thickness = dict(zip(names, document["chunk_grid"]["configuration"]["chunk_shape"], strict=False))
-            alone = "time" not in names or (names[0] == "time" and thickness["time"] == 1)
-            layout[f"how {name} is cut along time"] = alone
+def _layout_of(name: str, document: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what must be the same on all dates of an array, by the words that name it in an error."""
+    layout: dict[str, Any] = {}
+    names = _names(document)
+    own = document.get("attributes", {})
+    layout[f"the packing or the units of {name}"] = {key: own[key] for key in _DECODING if key in own}
+    layout[f"the type of {name}"] = (document["data_type"], document["fill_value"])
+    sizes = [None if axis in _AXES else size for axis, size in zip(names, document["shape"], strict=True)]
+    layout[f"the shape of {name}"] = (names, sizes)
+    if not _is_small(document):
+        layout[f"the chunks or codecs of {name}"] = {
+            key: document.get(key)
+            for key in ("chunk_grid", "chunk_key_encoding", "codecs", "storage_transformers")
+        }
+        thickness = dict(zip(names, document["chunk_grid"]["configuration"]["chunk_shape"], strict=False))
+        alone = "time" not in names or (names[0] == "time" and thickness["time"] == 1)
+        layout[f"how {name} is cut along time"] = alone
     return layout
 
 
@@ -263,8 +285,21 @@ class _Pieces(BackendArray):
 
     def __getitem__(self, key: indexing.ExplicitIndexer) -> Any:
         return indexing.explicit_indexing_adapter(
-            key, self.shape, indexing.IndexingSupport.OUTER, lambda index: self._all()[index]
+            key, self.shape, indexing.IndexingSupport.OUTER, self._values_at
         )
+
+    def _values_at(self, key: tuple[Any, ...]) -> Any:
+        """Return values; of a single one, which xarray wants in order to learn what times are like, its date alone is read."""
+        wanted = np.arange(self.shape[0])[key[0]]
+        if self._values is not None or wanted.size != 1:
+            return self._all()[key]
+        ends = np.cumsum([int(document["shape"][0]) for document in self._arguments[3]])
+        number = int(wanted.reshape(-1)[0])
+        date = int(np.searchsorted(ends, number, side="right"))
+        root_url, parts, name, documents = self._arguments
+        piece = _whole(root_url, parts, name, Joined(metadata=documents[date], parts=(date,), starts=(0,)))
+        at = number - int(ends[date]) + len(piece)
+        return piece[at] if wanted.ndim == 0 else piece[at : at + 1]
 
     def _all(self) -> npt.NDArray[Any]:
         with self._lock:

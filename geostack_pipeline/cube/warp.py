@@ -1,12 +1,13 @@
 """Where each pixel of a grid lies in a source image: exact on a coarse lattice, bilinear between.
 
-The lattice is refined until the interpolation is within :data:`TOLERANCE_PX` of PROJ.  The
+The lattice is refined until the interpolation is within :data:`TOLERANCE_PX` of PROJ.  Where even the corners of
+single pixels do not get it to :data:`PROMISED_PX`, as around a pole in degrees, each centre is projected by itself.  The
 projection is shared by all sources of one CRS, whatever their pixel size.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 
 import numpy as np
@@ -20,10 +21,17 @@ TOLERANCE_PX = 1e-4
 """Largest error of the interpolated coordinates, in source pixels. An error of that size moves
 about one pixel in 10,000 to its neighbour, no more than the approximations of other warpers."""
 
+PROMISED_PX = 0.01
+"""Largest error that is ever left, in source pixels."""
+
 _COARSEST = 128
 _AFFINE = 16
 """Exact at any step; small cells are less often cut by the edge of a tile, which is what costs time."""
 Nodes = npt.NDArray[np.float64]
+
+
+def _none() -> Nodes:
+    return np.empty((0, 0))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -44,6 +52,10 @@ class CoordinateMap:
     """Source columns in a full turn of longitude; 0 where columns do not repeat."""
     affine: bool = False
     """Whether one affine transform is exact for the whole grid."""
+    exact_columns: Nodes = field(default_factory=_none)
+    """Source columns of the pixels' centres, shaped as the grid, where the lattice is not fine enough; else empty."""
+    exact_rows: Nodes = field(default_factory=_none)
+    """Source rows, likewise."""
 
     @property
     def spans(self) -> tuple[float, float]:
@@ -98,8 +110,8 @@ def coordinate_map(
         return CoordinateMap(columns=columns, rows=rows, step=_AFFINE, period=0.0, affine=True)
     middle = centre_x(source_transform, source_width, source_height)
 
-    def nodes(step: int) -> tuple[Nodes, Nodes]:
-        x, y = _projected_nodes(grid, source_crs, step)
+    def nodes(step: int, first: float = 0.0) -> tuple[Nodes, Nodes]:
+        x, y = _projected_nodes(grid, source_crs, step, first)
         if turn:
             # whole turns for the grid as one, so that it stays in one piece
             centre = x[x.shape[0] // 2, x.shape[1] // 2]
@@ -107,7 +119,7 @@ def coordinate_map(
                 x = x - turn * np.round((centre - middle) / turn)
         return a * x + b * y + c, d * x + e * y + f
 
-    step = _COARSEST
+    step, error = _COARSEST, np.inf
     columns, rows = nodes(step)
     while step > 1:
         finer_columns, finer_rows = nodes(step // 2)
@@ -116,7 +128,26 @@ def coordinate_map(
         columns, rows, step = finer_columns, finer_rows, step // 2
         if error <= TOLERANCE_PX / 2:
             break
-    return CoordinateMap(columns=columns, rows=rows, step=step, period=period)
+    exact_columns, exact_rows = _none(), _none()
+    if error > PROMISED_PX:
+        exact_columns, exact_rows = (each[:-1, :-1] for each in nodes(step, first=0.5))
+        # a pixel whose corners have no place has none, as before: a mean needs them
+        unplaced = ~(_has_corners(columns) & _has_corners(rows))
+        exact_columns, exact_rows = (np.where(unplaced, np.nan, each) for each in (exact_columns, exact_rows))
+    return CoordinateMap(
+        columns=columns,
+        rows=rows,
+        step=step,
+        period=period,
+        exact_columns=exact_columns,
+        exact_rows=exact_rows,
+    )
+
+
+def _has_corners(nodes: Nodes) -> npt.NDArray[np.bool_]:
+    """Whether the four corners of each pixel are finite, of a lattice of all corners."""
+    finite = np.isfinite(nodes)
+    return np.asarray(finite[:-1, :-1] & finite[1:, :-1] & finite[:-1, 1:] & finite[1:, 1:])
 
 
 def _span(nodes: Nodes, step: int) -> float:
@@ -164,10 +195,11 @@ def _clean(value: float, extent: float) -> float:
 
 
 @lru_cache(maxsize=64)
-def _projected_nodes(grid: GridSpec, source_crs: str, step: int) -> tuple[Nodes, Nodes]:
+def _projected_nodes(grid: GridSpec, source_crs: str, step: int, first: float = 0.0) -> tuple[Nodes, Nodes]:
+    """Return the lattice in the source's CRS; ``first``: where it begins, in pixels."""
     a, _, c, _, e, f = grid.transform
     columns, rows = _corner_positions(grid, step)
-    x, y = np.meshgrid(c + a * columns, f + e * rows)
+    x, y = np.meshgrid(c + a * (columns + first), f + e * (rows + first))
     px, py = projected(x.ravel(), y.ravel(), grid.crs, source_crs)
     middle = px.size // 2
     if np.isfinite(px[middle]):

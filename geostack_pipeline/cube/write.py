@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import math
+import os
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from itertools import product
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -19,6 +24,7 @@ from zarr.abc.store import Store
 from zarr.codecs import BloscCodec, BloscShuffle
 from zarr.core.buffer import default_buffer_prototype
 from zarr.errors import ZarrUserWarning
+from zarr.storage import MemoryStore
 
 from geostack_pipeline.storage.loop import run_async
 
@@ -44,6 +50,11 @@ _MOMENTS = {"units": "microseconds since 1970-01-01", "calendar": "proleptic_gre
 _BLOCK_BYTES = 80 << 20
 """Most bytes of a block that is read at once where a variable has its own chunks: 256 lines of EMIT with 60 bands."""
 
+_METADATA = "zarr.json"
+
+_CHUNKS_AT_ONCE = min(4, (os.cpu_count() or 1) + 1)
+"""Chunks that are read or compressed at a time; one more than cores, since each waits for Zarr between the two."""
+
 _LARGE = 1 << 16
 """Variables with more values are written block by block."""
 
@@ -54,6 +65,7 @@ def write_node(
     dataset: xr.Dataset,
     *,
     chunks: Mapping[str, tuple[int, ...]] | None = None,
+    apart: Collection[str] = (),
     on_block: Callable[[str, npt.NDArray[np.generic]], None] | None = None,
 ) -> None:
     """Write a dataset as one node of a tree, replacing what stood there.
@@ -68,28 +80,120 @@ def write_node(
         dataset: What to write; large variables have ``y`` and ``x`` as last dimensions, or their own chunks.
         chunks: Variable -> chunk shape, for those that are not written in squares; they may be read lazily, some
             chunks at a time.
-        on_block: Called with the stored numbers of each block of the variables in ``chunks``.
+        apart: Those of ``chunks`` that are read and written chunk by chunk, several at a time.
+        on_block: Called with the stored numbers of each block of the variables in ``chunks``, once at a time.
     """
     chunks = dict(chunks or {})
-    if not node or node.strip("/") != node or ".." in node.split("/"):
-        raise ValueError(f"{node!r} is no name of a node")
     large = sorted(
         str(name)
         for name, v in dataset.variables.items()
         if name in chunks or (v.size > _LARGE and v.ndim >= 2)
     )
-    small = dataset.drop_vars(large)
+    with quiet():
+        group = create_node(store, node, dataset, large, chunks)
+        with ThreadPoolExecutor(_CHUNKS_AT_ONCE) as pool:
+            running: list[Future[None]] = []
+            lock = Lock()
+            try:
+                for name in sorted(large, key=lambda name: name not in apart):
+                    array, variable = group[name], dataset[name].variable
+                    assert isinstance(array, zarr.Array)
+                    note = (
+                        None
+                        if on_block is None or name not in chunks
+                        else partial(_one_at_a_time, lock, on_block, name)
+                    )
+                    if name in apart and name in chunks:
+                        # Meanwhile this thread writes the other variables.
+                        running += _apart(array, variable, chunks[name], note, pool)
+                        continue
+                    # Whole shards, or whole chunks where there are none: a part of one would be read back and written anew.
+                    blocks = (
+                        _chunks(variable.shape, chunks[name], variable.dtype.itemsize)
+                        if name in chunks
+                        else _blocks(variable.shape, _rows(array))
+                    )
+                    for block in blocks:
+                        values = _encoded(variable[block]).values
+                        array[block] = values
+                        if note is not None:
+                            note(values)
+                        del values  # before the next block is read: two would be twice the memory
+                for future in running:
+                    future.result()
+            finally:
+                for future in running:
+                    future.cancel()
+
+
+def _one_at_a_time(
+    lock: Lock,
+    on_block: Callable[[str, npt.NDArray[np.generic]], None],
+    name: str,
+    values: npt.NDArray[np.generic],
+) -> None:
+    with lock:
+        on_block(name, values)
+
+
+def _apart(
+    array: zarr.Array[Any],
+    variable: xr.Variable,
+    chunk: tuple[int, ...],
+    note: Callable[[npt.NDArray[np.generic]], None] | None,
+    pool: Executor,
+) -> list[Future[None]]:
+    """Begin to write a variable chunk by chunk: some chunks are read while others are compressed.
+
+    Chunks of fill values are written like others: to look for them takes a tenth of the time, and spectra have few.
+    """
+    target = array.with_config({"write_empty_chunks": True})
+
+    def one(box: tuple[slice, ...]) -> None:
+        values = _encoded(variable[box]).values
+        target[box] = values
+        if note is not None:
+            note(values)
+
+    return [pool.submit(one, box) for box in _boxes(variable.shape, chunk)]
+
+
+def create_node(
+    store: Store,
+    node: str,
+    dataset: xr.Dataset,
+    later: Sequence[str],
+    chunks: Mapping[str, tuple[int, ...]] | None = None,
+) -> zarr.Group:
+    """Write a node without the pixels of some variables, and return its group, in which they are to be written.
+
+    Args:
+        store: Zarr store of the whole tree, writable.
+        node: Name of the node; what stood there is replaced.
+        dataset: As in :func:`write_node`; of the variables in ``later`` only shape, type and attributes are used.
+        later: Variables whose arrays are made and left empty.
+        chunks: Variable -> chunk shape, for those that are not written in squares.
+
+    Raises:
+        ValueError: ``node`` is no name of a node.
+    """
+    chunks = chunks or {}
+    if not node or node.strip("/") != node or ".." in node.split("/"):
+        raise ValueError(f"{node!r} is no name of a node")
+    small = dataset.drop_vars(later)
     template = xr.Dataset(
         {name: _encoded(small[name].variable) for name in small.data_vars},
         coords={name: _encoded(small[name].variable) for name in small.coords},
         attrs=dataset.attrs,
     )
-    template = template.assign({name: _template(dataset[name].variable) for name in large})
-    template = template.set_coords([name for name in large if name in dataset.coords])
+    template = template.assign({name: _template(dataset[name].variable) for name in later})
+    template = template.set_coords([name for name in later if name in dataset.coords])
     with quiet():
-        template.to_zarr(
-            store,
-            group=node,
+        # xarray writes arrays whole, and would make one in memory of what has no pixels yet: it writes a small one like
+        # it elsewhere, whose metadata are these but for the shape.
+        model = MemoryStore()
+        template.isel(dict.fromkeys(template.sizes, slice(0, 1))).to_zarr(
+            model,
             mode="w",
             zarr_format=3,
             consolidated=False,
@@ -97,23 +201,49 @@ def write_node(
                 str(name): _storage(v, chunks.get(str(name))) for name, v in template.variables.items()
             },
         )
+        zarr.create_group(store, path=node, overwrite=True, zarr_format=3)
+        shapes = {str(name): v.shape for name, v in template.variables.items()}
+        run_async(_copy_metadata(model, store, node, shapes))
         group = zarr.open_group(store, path=node, mode="r+", zarr_format=3)
-        for name in large:
+        for name in sorted(set(shapes) - set(later)):
             array = group[name]
             assert isinstance(array, zarr.Array)
-            variable = dataset[name].variable
-            # Whole shards, or whole chunks where there are none: a part of one would be read back and written anew.
-            blocks = (
-                _chunks(variable.shape, chunks[name], variable.dtype.itemsize)
-                if name in chunks
-                else _blocks(variable.shape, (array.shards or array.chunks)[-2])
-            )
-            for block in blocks:
-                values = _encoded(variable[block]).values
-                array[block] = values
-                if on_block is not None and name in chunks:
-                    on_block(name, values)
-                del values  # before the next block is read: two would be twice the memory
+            array[...] = template[name].to_numpy()
+        return group
+
+
+async def _copy_metadata(
+    model: MemoryStore, store: Store, node: str, shapes: Mapping[str, tuple[int, ...]]
+) -> None:
+    """Copy the metadata of a group and its arrays, with other shapes."""
+    prototype = default_buffer_prototype()
+
+    async def copy(name: str | None) -> None:
+        path = _METADATA if name is None else f"{name}/{_METADATA}"
+        found = await model.get(path, prototype)
+        assert found is not None
+        document = json.loads(found.to_bytes())
+        if name is not None:
+            document["shape"] = list(shapes[name])
+        await store.set(
+            f"{node}/{path}", prototype.buffer.from_bytes(json.dumps(document, indent=2).encode())
+        )
+
+    await asyncio.gather(copy(None), *(copy(name) for name in shapes))
+
+
+def write_plane(array: zarr.Array[Any], index: tuple[int, ...], plane: npt.NDArray[np.generic]) -> None:
+    """Write the pixels (row, column) at an index of the leading dimensions, as stored numbers, by whole shards."""
+    step = _rows(array)
+    where = tuple(slice(i, i + 1) for i in index)
+    for row in range(0, plane.shape[0], step):
+        part = plane[row : row + step]
+        array[(*where, slice(row, row + len(part)), slice(None))] = part[(None,) * len(index)]
+
+
+def _rows(array: zarr.Array[Any]) -> int:
+    """Return how many rows are written at once: those of a shard, or of a chunk where there are none."""
+    return int((array.shards or array.chunks)[-2])
 
 
 def finish_tree(store: Store, attributes: Mapping[str, Any]) -> None:
@@ -226,7 +356,12 @@ def _chunks(shape: tuple[int, ...], chunks: tuple[int, ...], itemsize: int) -> I
         box[axis] *= many
         if box[axis] < shape[axis]:
             break
-    starts = (range(0, size, step) for size, step in zip(shape, box, strict=True))
+    yield from _boxes(shape, tuple(box))
+
+
+def _boxes(shape: tuple[int, ...], box: tuple[int, ...]) -> Iterator[tuple[slice, ...]]:
+    """Yield boxes that cover a shape; the last ones are cut off."""
+    starts = (range(0, size, max(1, step)) for size, step in zip(shape, box, strict=True))
     for corner in product(*starts):
         yield tuple(
             slice(start, min(start + step, size))

@@ -2,7 +2,8 @@
 
 Structure (EMIT L1B and L2A product guides, version 001): the main variable lies at the root as (downtrack,
 crosstrack, bands); the group ``sensor_band_parameters`` says what the bands are, the group ``location`` where the
-pixels lie, with a look-up table (GLT) from a geographic grid to lines and samples.
+pixels lie, with a look-up table (GLT) from a geographic grid to lines and samples.  L2A MASK has ``band_mask`` as well: a
+bit per band of a pixel, eight bands to a byte, the first one in the highest bit.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import xarray as xr
 from obstore.store import LocalStore
 
 from geostack_pipeline.errors import RasterError
+from geostack_pipeline.raster.band_mask import NO_FLAG
 from geostack_pipeline.raster.file_object import open_file
 from geostack_pipeline.raster.geo import Affine6
 from geostack_pipeline.raster.hdf5_direct import DirectArray, open_direct
@@ -33,6 +35,7 @@ MAIN = ("radiance", "reflectance", "reflectance_uncertainty", "obs", "mask")
 """Names of main variables: L1B RAD, L2A RFL and RFLUNCERT, L1B OBS, L2A MASK."""
 _NAMES = ("observation_bands", "mask_bands")
 _DIMENSIONS = ("downtrack", "crosstrack", "bands")
+_BAND_MASK = "band_mask"
 
 
 class EmitFile:
@@ -63,6 +66,8 @@ class EmitFile:
     """Bands outside strong absorptions of water vapour; None where the product does not tell."""
     names: tuple[str, ...]
     """Names of bands that are no wavelengths."""
+    band_mask_bytes: int
+    """Bytes per pixel of the mask of single bands; 0 where the file has none."""
     attributes: dict[str, Any]
     """Attributes of the whole file."""
 
@@ -105,6 +110,15 @@ class EmitFile:
         ):
             if size is not None and len(size) not in {0, self.bands}:
                 raise self._refused(f"{len(size)} {what} for {self.bands} bands")
+        self.band_mask_bytes = self._band_mask_bytes()
+
+    def _band_mask_bytes(self) -> int:
+        if _BAND_MASK not in self._root:
+            return 0
+        mask = self._root[_BAND_MASK]
+        if mask.ndim != 3 or mask.shape[:2] != (self.lines, self.samples) or mask.dtype.kind not in "iu":
+            raise self._refused(f"{_BAND_MASK}{mask.dims} of {mask.dtype}, shape {mask.shape}")
+        return int(mask.shape[2])
 
     def _open(self, store: ObjectStore, group: str) -> xr.Dataset:
         source = open_file(store, self.key)
@@ -152,6 +166,11 @@ class EmitFile:
         )
 
     @property
+    def in_one_piece(self) -> bool:
+        """Whether the main variable lies unpacked in one piece of a local file, so that any box of it is cheap to read."""
+        return self._direct is not None and self._direct.in_one_piece
+
+    @property
     def units(self) -> str:
         """Units of the main variable as the file has them; empty where it has none."""
         return str(self._main.attrs.get("units", ""))
@@ -182,17 +201,48 @@ class EmitFile:
         """Return one band as (lines, samples)."""
         return self.read(slice(None), slice(None), [band])[..., 0]
 
-    def location(self, name: str) -> npt.NDArray[Any]:
+    def band_mask(self, lines: slice, samples: slice) -> npt.NDArray[np.uint8]:
+        """Return the packed mask of single bands, (lines, samples, bytes); :func:`~geostack_pipeline.raster.band_mask.band_flags` unpacks it.
+
+        A pixel that was never written has the fill value in all bytes, and gets 255 in all of them.
+        """
+        mask = self._root[_BAND_MASK].variable
+        values = self._values(mask[lines, samples])
+        fill = mask.attrs.get("_FillValue")
+        # Some versions of the product keep the bytes in wider integers.
+        packed = values.astype(np.uint8, copy=False)
+        if fill is not None and fill != 0:
+            packed[(values == fill).all(axis=-1)] = NO_FLAG
+        return packed
+
+    def location(self, name: str, *box: slice) -> npt.NDArray[Any]:
         """Return ``lon``, ``lat`` or ``elev`` as (lines, samples) float64, or ``glt_x`` or ``glt_y`` as int32.
 
         -9999 is no data in the first three; the look-up table counts from 1, and 0 is no data.
+
+        Args:
+            name: Which.
+            box: Lines and samples, or rows and columns of the look-up table; all of them by default.
         """
-        if name not in self._location:
-            raise self._refused(f"no location/{name}")
-        values = self._values(self._location[name].variable)
+        variable = self._located(name)
+        values = self._values(variable[box or ...])
         if name.startswith("glt"):
             return np.where(values == FILL, 0, values).astype(np.int32)
         return values
+
+    def location_type(self, name: str) -> tuple[tuple[int, ...], np.dtype[Any]]:
+        """Return shape and dtype of what :meth:`location` gives.
+
+        Raises:
+            RasterError: The file has no such variable.
+        """
+        variable = self._located(name)
+        return variable.shape, np.dtype(np.int32) if name.startswith("glt") else variable.dtype
+
+    def _located(self, name: str) -> xr.Variable:
+        if name not in self._location:
+            raise self._refused(f"no location/{name}")
+        return self._location[name].variable
 
     @property
     def ortho_shape(self) -> tuple[int, int]:

@@ -19,7 +19,9 @@ import numpy as np
 import numpy.typing as npt
 
 from geostack_pipeline.errors import RasterError
+from geostack_pipeline.raster.enmap_geometry import rational_models, smile_of
 from geostack_pipeline.raster.fetch import SourceObject
+from geostack_pipeline.raster.rational import RationalModel
 
 if TYPE_CHECKING:
     from obstore.store import ObjectStore
@@ -49,6 +51,12 @@ class EnmapMetadata:
     sun_azimuth_deg: float | None
     across_off_nadir_deg: float | None
     """Tilt of the view across the track, degrees."""
+    ground_m: float | None
+    """Mean elevation of the ground, m."""
+    models: tuple[RationalModel, ...]
+    """From the ground to the detector, per band; empty where the file does not tell them for all."""
+    smile: Mapping[str, npt.NDArray[np.float64]]
+    """Detector -> coefficients of the shift of each band's centre across the track (`raster.enmap_geometry`)."""
 
     def bands_of(self, detector: str, subject: str) -> slice:
         """Return which bands a detector of L1B has: ``vnir`` the first ones, ``swir`` the rest.
@@ -98,6 +106,9 @@ def parse_metadata(data: bytes, subject: str) -> EnmapMetadata:
     if [row[0] for row in rows] != list(range(1, len(rows) + 1)):
         raise _refused(subject, f"bands numbered {rows[0][0]} to {rows[-1][0]} for {len(rows)} bands")
     table = np.array([row[1:] for row in rows], np.float64)
+    channels = _channels(root)
+    first = channels.get("vnir", 0)
+    centres = {"vnir": table[:first, 0], "swir": table[first:, 0]} if len(channels) == 2 else {}
     return EnmapMetadata(
         level=_level(root),
         wavelength=table[:, 0],
@@ -105,10 +116,13 @@ def parse_metadata(data: bytes, subject: str) -> EnmapMetadata:
         gain=table[:, 2],
         offset=table[:, 3],
         nodata=_number(root.findtext(".//specific/backgroundValue")),
-        channels=_channels(root),
+        channels=channels,
         sun_elevation_deg=_number(root.findtext(".//specific/sunElevationAngle/center")),
         sun_azimuth_deg=_number(root.findtext(".//specific/sunAzimuthAngle/center")),
         across_off_nadir_deg=_number(root.findtext(".//specific/acrossOffNadirAngle/center")),
+        ground_m=_number(root.findtext(".//specific/meanGroundElevation")),
+        models=rational_models(root, len(rows)),
+        smile=smile_of(root, centres),
     )
 
 

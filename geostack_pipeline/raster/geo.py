@@ -147,7 +147,7 @@ def _read_by_gdal(
             transform: Affine6 = tuple(dataset.transform)[:6]
             crs = dataset.crs
             return Georeference(
-                crs=None if not crs else _name_of(crs),
+                crs=None if not crs else name_of(crs),
                 transform=None if transform == _IDENTITY else transform,
                 nodata=dataset.nodata,
                 scales=tuple(dataset.scales),
@@ -155,8 +155,8 @@ def _read_by_gdal(
             )
 
 
-def _name_of(crs: rasterio.crs.CRS) -> str:
-    """Return ``EPSG:…`` only where the code stands for exactly this CRS."""
+def name_of(crs: rasterio.crs.CRS) -> str:
+    """Return ``EPSG:…`` only where the code stands for exactly this CRS, else WKT: GDAL's code may be of a similar one."""
     code = crs.to_epsg()
     if code is not None and rasterio.crs.CRS.from_epsg(code) == crs:
         return f"EPSG:{code}"

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
+from threading import local
 from typing import Any
 
 import h5py
@@ -26,6 +27,8 @@ from geostack_pipeline.errors import RasterError
 
 _DTYPE = np.dtype("<f4")
 _THREADS = max(1, min(4, os.cpu_count() or 1))
+_PIECE_BYTES = 256 << 10
+_ALONE_BYTES = 4 << 20
 _SHUFFLE, _DEFLATE = h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTER_DEFLATE
 
 Cell = tuple[int, int, int]
@@ -64,10 +67,16 @@ class DirectArray:
         """Shape of a chunk; that of the whole where the bytes lie in one piece."""
         return self._stored.chunk
 
+    @property
+    def in_one_piece(self) -> bool:
+        """Whether the bytes lie unpacked in one piece."""
+        stored = self._stored
+        return not stored.deflated and not stored.shuffled and stored.chunk == stored.shape
+
     def read(self, lines: slice, samples: slice, bands: Sequence[int]) -> npt.NDArray[np.float32]:
         """Return (lines, samples, bands) in the file's numbers; slices have step 1 and lie inside.
 
-        Memory: what is returned, and per thread a packed and an inflated chunk, or a line.
+        Memory: what is returned, and per thread a packed and an inflated chunk.
 
         Raises:
             RasterError: A chunk is missing bytes or corrupt.
@@ -79,11 +88,7 @@ class DirectArray:
         out = np.empty((len(rows), len(columns), len(bands)), np.float32)
         if not out.size:
             return out
-        if (
-            not self._stored.deflated
-            and not self._stored.shuffled
-            and self._stored.chunk == self._stored.shape
-        ):
+        if self.in_one_piece:
             return self._in_one_piece(rows, columns, bands, out)
         wanted = np.asarray(bands, np.int64)
         high, wide, deep = self._stored.chunk
@@ -92,15 +97,16 @@ class DirectArray:
             range(columns.start // wide, (columns.stop - 1) // wide + 1),
             np.unique(wanted // deep).tolist(),
         )
-        with ThreadPoolExecutor(_THREADS) as pool:
-            for _ in pool.map(lambda cell: self._paste(cell, rows, columns, wanted, out), cells):
-                pass
+        _each(lambda cell: self._paste(cell, rows, columns, wanted, out), cells, out.nbytes)
         return out
 
     def _in_one_piece(
         self, rows: range, columns: range, bands: Sequence[int], out: npt.NDArray[np.float32]
     ) -> npt.NDArray[np.float32]:
-        """Fill ``out`` from bytes that lie in one piece, line by line; mapped, whole lines would count as memory."""
+        """Fill ``out`` from bytes that lie in one piece, some pixels at a time into a buffer that stays in the cache.
+
+        Mapped, whole lines would count as memory, and a file that is cut off meanwhile would end the process.
+        """
         place = self._stored.places.get((0, 0, 0))
         if place is None:
             out[:] = self._stored.fill
@@ -109,18 +115,22 @@ class DirectArray:
         first, last = int(bands[0]), int(bands[-1])
         together = list(bands) == list(range(first, last + 1))
         chosen: Any = slice(first, last + 1) if together else np.asarray(bands)
-        size = len(columns) * deep * _DTYPE.itemsize
+        at_once = max(1, _PIECE_BYTES // (deep * _DTYPE.itemsize))
+        pieces = local()
 
         def line(i: int) -> None:
-            start = ((rows.start + i) * wide + columns.start) * deep
-            data = os.pread(self._file, size, place[0] + start * _DTYPE.itemsize)
-            if len(data) != size:
-                raise self._corrupt(f"line {rows.start + i}: {len(data)} of {size} bytes")
-            out[i] = np.frombuffer(data, _DTYPE).reshape(len(columns), deep)[:, chosen]
+            buffer = getattr(pieces, "buffer", None)
+            if buffer is None:
+                buffer = pieces.buffer = np.empty((at_once, deep), _DTYPE)
+            for j in range(0, len(columns), at_once):
+                part = buffer[: min(at_once, len(columns) - j)]
+                start = ((rows.start + i) * wide + columns.start + j) * deep
+                size = os.preadv(self._file, [part.data], place[0] + start * _DTYPE.itemsize)
+                if size != part.nbytes:
+                    raise self._corrupt(f"line {rows.start + i}: {size} of {part.nbytes} bytes")
+                out[i, j : j + len(part)] = part[:, chosen]
 
-        with ThreadPoolExecutor(_THREADS) as pool:
-            for _ in pool.map(line, range(len(rows))):
-                pass
+        _each(line, range(len(rows)), out.nbytes)
         return out
 
     def _paste(
@@ -179,6 +189,17 @@ class DirectArray:
         if self._file >= 0:
             os.close(self._file)
         self._file = -1
+
+
+def _each(work: Callable[[Any], None], items: Iterable[Any], size: int) -> None:
+    """Work on all items: side by side, unless the box is so small that starting threads costs more than it saves."""
+    if size <= _ALONE_BYTES:
+        for item in items:
+            work(item)
+        return
+    with ThreadPoolExecutor(_THREADS) as pool:
+        for _ in pool.map(work, items):
+            pass
 
 
 @njit(nogil=True, cache=True)

@@ -27,7 +27,7 @@ from geostack_pipeline.errors import RasterError
 from geostack_pipeline.raster import tiff
 from geostack_pipeline.raster.codecs import TileDecoder, decodable, pixel_type
 from geostack_pipeline.raster.fetch import SourceObject, looks_like_text, merged, not_a_raster
-from geostack_pipeline.raster.geo import Affine6, Georeference, georeference, scaled
+from geostack_pipeline.raster.geo import Affine6, Georeference, georeference, name_of, scaled
 from geostack_pipeline.raster.tiff import Directory, TiffFile, is_tiff, read_structure
 from geostack_pipeline.raster.window import Window
 
@@ -382,10 +382,7 @@ class _ThroughGdal(Raster):
             self._release()
             raise
         self._idle.append(data)
-        self.crs = None
-        if data.crs:
-            code = data.crs.to_epsg()
-            self.crs = f"EPSG:{code}" if code else data.crs.to_wkt()
+        self.crs = name_of(data.crs) if data.crs else None
         transform = tuple(data.transform)[:6]
         self.transform = None if transform == (1.0, 0.0, 0.0, 0.0, 1.0, 0.0) else transform
         self.width, self.height, self.count = data.width, data.height, data.count

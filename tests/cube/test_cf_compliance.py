@@ -16,18 +16,13 @@ import netCDF4
 import numpy as np
 import pytest
 import xarray as xr
-from obstore.store import LocalStore
+from product_swaths import PRODUCTS, store_product, stored
 from stored_days import at, packed
-from zarr.storage import ObjectStore
 
 from geostack_pipeline.cube import conventions
 from geostack_pipeline.cube.grid import GridSpec
-from geostack_pipeline.cube.swath import Granule, SourceFile, open_granule
-from geostack_pipeline.cube.write import finish_tree, write_node
 
 pytestmark = pytest.mark.slow
-
-RANGES = ((640.0, 670.0), (2120.0, 2480.0))
 
 
 def to_netcdf(folder: Path, node: str, target: Path, dims: Collection[str] | None = None) -> None:
@@ -90,13 +85,6 @@ def errors(file: Path) -> list[str]:
     return found
 
 
-def stored(folder: Path, dataset: xr.Dataset, chunks: Any = None) -> Path:
-    store = ObjectStore(LocalStore(folder, mkdir=True))
-    write_node(store, "a", dataset, chunks=chunks)
-    finish_tree(store, {})
-    return folder
-
-
 def check(folder: Path, dims: Collection[str] | None = None) -> list[str]:
     to_netcdf(folder, "a", folder / "node.nc", dims)
     with netCDF4.Dataset(folder / "node.nc") as file:
@@ -151,42 +139,17 @@ def test_methane_maps(tmp_path: Path) -> None:
     assert check(stored(tmp_path / "t", fields)) == []
 
 
-def _file(path: Path) -> SourceFile:
-    return SourceFile(
-        store=LocalStore(path.parent), key=path.name, sha256="0" * 64, canonical=f"s3://b/{path.name}"
-    )
-
-
-@pytest.mark.parametrize("keys", [("RAD", "OBS"), ("RFL", "MASK"), ("CH4ENH", "CH4UNCERT", "CH4SENS")])
-def test_swaths_of_emit(tmp_path: Path, swath_world: Any, keys: tuple[str, ...]) -> None:
-    from geostack_pipeline.sandbox.world.emit import emit_granules
-
-    emit = next(granule for granule in emit_granules(swath_world) if granule.plumes)
-    box = next(area.bbox for area in swath_world.areas if area.name == emit.area)
-    files = {key: _file(emit.files[key]) for key in keys}
-    granule = Granule(
-        item_id=f"EMIT_X_{emit.name}", scene=f"EMIT_{emit.name}", collection="C", datetime=emit.start,
-        platform="iss", area=emit.area, files=files,
-    )  # fmt: skip
-    with open_granule(granule, bounds=box, ranges=RANGES) as node:
-        folder = stored(tmp_path / "t", node.dataset, node.chunks)
-    names = set(node.dataset.dims)
-    table = {name for name in names if name.startswith("ortho_")}
-    # The look-up table is a grid of its own: the checker wants one pair of latitude and longitude a file.
-    assert check(folder, names - table) == []
-    if table:
-        assert check(folder, table) == []
-
-
-def test_swaths_of_enmap(tmp_path: Path, swath_world: Any) -> None:
-    from geostack_pipeline.sandbox.world.enmap import enmap_scenes
-
-    scene = enmap_scenes(swath_world)[1]
-    box = next(area.bbox for area in swath_world.areas if area.name == scene.area)
-    granule = Granule(
-        item_id=scene.id, scene="ENMAP_1", collection="ENMAP_HSI_L2A", datetime=scene.start,
-        platform="enmap", area=scene.area, files={key: _file(path) for key, path in scene.files.items()},
-    )  # fmt: skip
-    with open_granule(granule, bounds=box, ranges=RANGES) as node:
-        folder = stored(tmp_path / "t", node.dataset, node.chunks)
-    assert check(folder) == []
+@pytest.mark.parametrize("product", PRODUCTS)
+def test_swaths(tmp_path: Path, swath_world: Any, product: str) -> None:
+    folder = store_product(swath_world, product, tmp_path / "t")
+    names = {str(name) for name in xr.open_zarr(folder, group="a", chunks=None).dims}
+    # A look-up table is a grid of its own, and so is a detector: the checker wants one pair of latitude and longitude
+    # a file.
+    tables = {name for name in names if "ortho_" in name}
+    rest = names - tables
+    detectors = [{name for name in rest if name.startswith(part)} for part in ("vnir_", "swir_")]
+    maps = [{name for name in tables if name.startswith(part)} for part in ("vnir_", "swir_", "ortho_")]
+    parts = [part for part in (*detectors, rest - set().union(*detectors), *maps) if part]
+    assert set().union(*parts) == names
+    for part in parts:
+        assert check(folder, part) == []

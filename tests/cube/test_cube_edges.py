@@ -310,6 +310,58 @@ def test_scenes_with_missing_bands_and_numbers_that_are_none(tmp_path: Path) -> 
     assert (x == -0.1).all(), "the scene that has the band gives no pixel"
 
 
+ODD: dict[str, dict[str, object]] = {
+    "strips": {"tiled": False, "blockxsize": None, "blockysize": 7},
+    "pixel-interleaved": {"interleave": "pixel", "predictor": 2},
+    "band-interleaved": {"interleave": "band"},
+    "JPEG 2000": {
+        "driver": "JP2OpenJPEG", "tiled": None, "QUALITY": "100", "REVERSIBLE": "YES", "compress": None,
+        "blockxsize": 128, "blockysize": 128,
+    },
+    "NaN": {"predictor": 3},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ODD)
+@pytest.mark.parametrize("how", ["nearest", "bilinear"])
+def test_odd_files_of_another_zone_equal_gdal(tmp_path: Path, name: str, how: str) -> None:
+    """Files that are read in other ways give the same pixels when they are warped, their last band as their first."""
+    x, y = pyproj.Transformer.from_crs("EPSG:4326", "EPSG:32632", always_xy=True).transform(11.99, 46.0)
+    origin = (round(x / 20) * 20 - 4000.0, round(y / 20) * 20 + 4000.0)
+    data = np.maximum(noise((3, 400, 410), "uint16", nodata=None), 1)
+    scale, offset, nodata = 1e-4, -0.1, 0.0
+    if name == "NaN":
+        data = (data * 1e-4).astype(np.float32)
+        data[:, 150:190, 160:260] = np.nan
+        scale, offset, nodata = 1.0, 0.0, float("nan")
+    else:
+        data[:, 150:190, 160:260] = 0
+    path = tmp_path / ("a.jp2" if name == "JPEG 2000" else "a.tif")
+    write_tiff(path, data, origin=origin, nodata=nodata, **ODD[name])
+    area = Area(name="a", bbox=(11.95, 45.98, 12.03, 46.02), resolution_m=20.0, crs="EPSG:32633")
+    grid = grid_for(area)
+    oracle = path
+    if name == "NaN":
+        oracle = write_tiff(
+            tmp_path / "oracle.tif", np.nan_to_num(data, nan=-9.0), origin=origin, nodata=-9.0
+        )
+    for band in (1, 3):
+        one = layer(path, scale=scale, offset=offset, nodata=None if name == "NaN" else 0, band=band)
+        cube = build_packed(grid, [scene("a", {"B": one})], ["B"], resampling=how)
+        mine = cube.reflectance.values[0, 0].astype(float)
+        missing = -9.0 if name == "NaN" else 0.0
+        weights = {"XSCALE": "1", "YSCALE": "1"} if how == "bilinear" else {}
+        expected = gdal(oracle, grid, Resampling[how], band=band, nodata=missing, **weights).astype(float)
+        given = gdal(oracle, grid, band=band, nodata=missing) != missing
+        if name == "NaN":
+            expected = np.floor((expected + 0.1) / 1e-4 + 0.5)
+        assert 0.2 < given.mean() < 1.0
+        assert ((mine > 0) == given).mean() >= 0.9999
+        both = given & (mine > 0)
+        difference = np.abs(mine - expected)[both]
+        assert (difference <= (0 if how == "nearest" else 2)).mean() >= 0.999, band
+
+
 def test_what_cannot_be_read_is_named(tmp_path: Path) -> None:
     grid = GridSpec(crs="EPSG:32632", transform=(20.0, 0.0, 6e5, 0.0, -20.0, 5.1e6), width=64, height=64)
     from rasterio.control import GroundControlPoint

@@ -93,6 +93,61 @@ def test_area_across_the_antimeridian_is_one_grid() -> None:
     assert degrees.bounds == pytest.approx((179.9, 51.0, 180.1, 51.1))
 
 
+@pytest.mark.parametrize(
+    ("crs", "bbox", "zone"),
+    [
+        ("EPSG:3857", (179.9, 51.0, -179.9, 51.3), "EPSG:32601"),
+        ("EPSG:3857", (179.5, 51.0, -179.9, 51.3), "EPSG:32660"),
+        ("EPSG:3857", (60.0, -40.0, 50.0, 70.0), None),
+        ("EPSG:6933", (179.9, -51.3, -179.9, -51.0), "EPSG:32701"),
+        ("ESRI:54009", (179.0, 51.0, -179.0, 51.3), "EPSG:32601"),
+        # cut elsewhere: the middle of this Mercator is 150 degrees east
+        ("EPSG:3832", (-30.1, 51.0, -29.9, 51.3), "EPSG:32626"),
+    ],
+)
+def test_an_area_across_the_cut_of_a_projection_is_refused(
+    crs: str, bbox: tuple[float, float, float, float], zone: str | None
+) -> None:
+    with pytest.raises(SettingsError, match="cut inside the area") as raised:
+        grid_for(Area(name="far_east", bbox=bbox, resolution_m=100.0 if zone else 10_000.0, crs=crs))
+    text = str(raised.value)
+    assert "far_east" in text
+    assert crs in text
+    assert ("antimeridian" in text) is (crs != "EPSG:3832")
+    if zone is not None:
+        assert zone in text
+        assert grid_for(Area(name="a", bbox=bbox, resolution_m=100.0, crs=zone)).width < 2000
+
+
+@pytest.mark.parametrize(
+    ("crs", "bbox"),
+    [
+        ("EPSG:3857", (-180.0, 51.0, 180.0, 60.0)),
+        ("EPSG:3857", (179.0, 51.0, 180.0, 51.5)),
+        ("EPSG:3857", (-180.0, 51.0, -179.0, 51.5)),
+        ("EPSG:3832", (179.9, 51.0, -179.9, 51.3)),
+        ("EPSG:32601", (179.9, 51.0, -179.9, 51.3)),
+        ("EPSG:32633", (-60.0, 10.0, 80.0, 70.0)),
+        # around a pole x goes back and forth
+        ("EPSG:3995", (179.9, 51.0, -179.9, 51.3)),
+        ("EPSG:3413", (-180.0, 60.0, 180.0, 90.0)),
+        ("EPSG:3413", (45.0, 60.0, -45.0, 90.0)),
+        ("EPSG:3995", (80.0, 70.0, 100.0, 90.0)),
+        ("ESRI:54009", (-180.0, -90.0, 180.0, 90.0)),
+    ],
+)
+def test_an_area_beside_the_cut_of_a_projection_is_not(
+    crs: str, bbox: tuple[float, float, float, float]
+) -> None:
+    west, south, east, north = bbox
+    east += 360.0 if west > east else 0.0
+    grid = grid_for(Area(name="a", bbox=bbox, resolution_m=10_000.0, crs=crs))
+    lon, lat = np.meshgrid(np.linspace(west, east, 23)[1:-1], np.linspace(south, north, 23)[1:-1])
+    x, y = pyproj.Transformer.from_crs("EPSG:4326", crs, always_xy=True).transform(lon, lat)
+    left, bottom, right, top = grid.bounds
+    assert (x.min() >= left, x.max() <= right, y.min() >= bottom, y.max() <= top) == (True,) * 4
+
+
 def test_polar_area() -> None:
     grid = grid_for(Area(name="a", bbox=(10.0, 85.0, 12.0, 85.2), resolution_m=100))
     assert grid.crs == "EPSG:5041"

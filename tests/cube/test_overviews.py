@@ -19,7 +19,7 @@ from synthetic_rasters import write_tiff
 from zarr.storage import ObjectStore
 
 from geostack_pipeline.cube.grid import GridSpec
-from geostack_pipeline.cube.overviews import coarse_grid, coarsened, factors, write_with_overviews
+from geostack_pipeline.cube.overviews import coarse_grid, coarsened, factors, write_overviews
 from geostack_pipeline.cube.write import finish_tree, write_node
 from geostack_pipeline.settings import Settings
 
@@ -110,7 +110,8 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("tree")
     store = ObjectStore(LocalStore(folder))
     cube, grid = cube_of((70, 50))
-    write_with_overviews(store, "field", cube, grid, 2)
+    write_node(store, "field", cube)
+    write_overviews(store, "field", grid, 2)
     write_node(store, "other", cube)
     finish_tree(store, {"provider": "p"})
     return folder

@@ -17,6 +17,7 @@ from synthetic_rasters import noise, write_tiff
 from geostack_pipeline.areas import Area
 from geostack_pipeline.cube.build import build_packed
 from geostack_pipeline.cube.grid import GridSpec, grid_for
+from geostack_pipeline.errors import RasterError
 
 HERE = (10.32, 45.93, 10.42, 46.0)
 HOW = {"nearest": Resampling.nearest, "bilinear": Resampling.bilinear, "average": Resampling.average}
@@ -106,6 +107,134 @@ def test_resampling_in_another_crs(plain: Path, how: str, crs: str) -> None:
         # 1e-4 of a pixel times the step between two pixels of noise, and rounding
         assert (difference <= 2).mean() >= 0.999
         assert difference.mean() < 0.5
+
+
+@pytest.mark.parametrize("crs", ["EPSG:3413", "EPSG:5041"])
+@pytest.mark.parametrize("pixel", [1000.0, 5000.0])
+def test_a_globe_in_degrees_over_the_pole(tmp_path: Path, crs: str, pixel: float) -> None:
+    """No lattice follows the longitudes there: every centre must be projected by itself."""
+    numbers = np.maximum(noise((1, 100, 1000), "uint16", nodata=None), 1)
+    path = write_tiff(
+        tmp_path / "globe.tif", numbers, origin=(-180.0, 90.0), resolution=0.36, crs="EPSG:4326"
+    )
+    to_grid = pyproj.Transformer.from_crs("EPSG:4326", crs, always_xy=True)
+    x, y = to_grid.transform(0.0, 90.0)
+    grid = GridSpec(
+        crs=crs,
+        transform=(pixel, 0.0, x - 100.26 * pixel, 0.0, -pixel, y + 100.14 * pixel),
+        width=200,
+        height=200,
+    )
+    lon, lat = to_grid.transform(*np.meshgrid(grid.x, grid.y), direction="INVERSE")
+    column, row = (lon + 180.0) / 0.36, (90.0 - lat) / 0.36
+    truth = numbers[0][row.astype(int), column.astype(int) % 1000]
+    mine = _picture(path, grid, resampling="nearest")
+    assert np.array_equal(mine, truth)
+    # by itself GDAL reads but a part of the columns for some grids, and leaves the rest of them empty
+    whole = {"SAMPLE_GRID": "YES", "SOURCE_EXTRA": "1000"}
+    assert np.array_equal(gdal(path, grid, **whole), truth)
+    average = _picture(path, grid, resampling="average")
+    assert (average > 0).all()
+    expected = gdal(path, grid, Resampling.average, **whole)
+    away = np.hypot(*np.meshgrid(grid.x - x, grid.y - y)) > 10 * pixel
+    # GDAL cuts the globe where its columns end
+    away &= np.abs(np.abs(lon) - 180.0) > 3.0
+    assert (np.abs(average.astype(int) - expected)[away] <= 2).mean() >= 0.999
+
+
+@pytest.mark.parametrize("how", ["bilinear", "average"])
+@pytest.mark.parametrize(
+    ("crs", "west"),
+    # GDAL finds the far half of a globe from 0 to 360 for longitudes beyond 180 alone, which a projection never gives
+    [("EPSG:4326", -180.0), ("EPSG:4326", 0.0), ("EPSG:3995", 0.0)],
+)
+def test_the_last_column_of_a_whole_globe_lies_beside_its_first(
+    tmp_path: Path, how: str, crs: str, west: float
+) -> None:
+    """GDAL sees the same globe cut on its other side, where it has nothing to go around."""
+    step, columns = 0.36, 1000  # no multiple of a tile
+    numbers = np.maximum(noise((1, 200, columns), "uint16", nodata=None), 1)
+    numbers[:, 100:120, :3] = 0
+    path = write_tiff(tmp_path / "globe.tif", numbers, origin=(west, 80.0), resolution=step, crs="EPSG:4326")
+    turned = write_tiff(
+        tmp_path / "turned.tif",
+        np.roll(numbers, columns // 2, axis=2),
+        origin=(west + (180.0 if west < 0 else -180.0), 80.0),
+        resolution=step,
+        crs="EPSG:4326",
+    )
+    seam = 180.0 if west < 0 else 0.0
+    if crs == "EPSG:4326":
+        pixel = 0.29 if how == "bilinear" else 1.13
+        transform = (pixel, 0.0, seam - 8.03, 0.0, -pixel, 60.01)
+    else:
+        pixel = 30_000.0 if how == "bilinear" else 180_000.0
+        x, y = pyproj.Transformer.from_crs("EPSG:4326", crs, always_xy=True).transform(seam, 45.0)
+        transform = (pixel, 0.0, x - 31.3 * pixel, 0.0, -pixel, y + 10.2 * pixel)
+    size = round(16 / 0.29) if how == "bilinear" else 14
+    grid = GridSpec(crs=crs, transform=transform, width=size, height=size // 2)
+    mine = _picture(path, grid, resampling=how)
+    weights = {"XSCALE": "1", "YSCALE": "1"} if how == "bilinear" else {}
+    expected, cut = (gdal(each, grid, HOW[how], **weights) for each in (turned, path))
+    given = gdal(turned, grid) > 0
+    assert given.mean() > 0.5
+    assert np.array_equal(mine > 0, given)
+    difference = np.abs(mine.astype(int) - expected)[given]
+    assert difference.max() <= (1 if crs == "EPSG:4326" else 2)
+    beside = given & (np.abs(cut.astype(int) - expected) > 2)
+    assert beside.any(), "without going around there is a seam"
+
+
+def _mean_of_a_turned_source(path: Path, grid: GridSpec) -> None:
+    """Compare the mean of a scene that is chosen by its classes with GDAL's: each of its pixels has a number."""
+    with rasterio.open(path) as source:
+        classes = write_tiff(
+            path.with_name("SCL.tif"), np.full((1, *source.shape), 4, np.uint8), crs=source.crs,
+            transform=source.transform,
+        )  # fmt: skip
+    cube = build_packed(grid, [scene("a", {"SCL": layer(classes), "B": layer(path)})], ["B"])
+    mine, expected = cube.reflectance.values[0, 0], gdal(path, grid, Resampling.average)
+    given = gdal(path, grid) > 0
+    assert given.mean() > 0.9
+    assert np.array_equal(mine > 0, given)
+    difference = np.abs(mine.astype(int) - expected)[given]
+    assert (difference <= 2).mean() >= 0.999
+    assert (difference == 0).mean() >= 0.98
+
+
+def test_the_mean_has_no_holes_where_the_source_is_turned_by_45_degrees(tmp_path: Path) -> None:
+    """A UTM zone on the polar grid, on a meridian that is its middle: corners of a pixel share a column."""
+    numbers = np.maximum(noise((1, 600, 600), "uint16", nodata=None), 1)
+    x, y = pyproj.Transformer.from_crs("EPSG:4326", "EPSG:32638", always_xy=True).transform(45.0, 83.9)
+    # three metres: on an edge between two columns rounding alone would say which of them a pixel covers
+    origin = (round(x / 10) * 10 - 2997, round(y / 10) * 10 + 3000)
+    path = write_tiff(tmp_path / "a.tif", numbers, crs="EPSG:32638", origin=origin, resolution=10)
+    gx, gy = pyproj.Transformer.from_crs("EPSG:4326", "EPSG:5041", always_xy=True).transform(45.0, 83.9)
+    left, top = round(gx / 20) * 20.0 - 2000.0, round(gy / 20) * 20.0 + 2000.0
+    grid = GridSpec(crs="EPSG:5041", transform=(20.0, 0.0, left, 0.0, -20.0, top), width=200, height=200)
+    _mean_of_a_turned_source(path, grid)
+
+
+@pytest.mark.parametrize("angle", [45.0, -45.0, 135.0])
+def test_the_mean_has_no_holes_in_a_turned_file(tmp_path: Path, angle: float) -> None:
+    """Corners of a pixel share a column or, the other way round, a row."""
+    numbers = np.maximum(noise((1, 600, 600), "uint16", nodata=None), 1)
+    turned = Affine.translation(6e5, 5.1e6) @ Affine.rotation(angle) @ Affine.scale(10, -10)
+    path = write_tiff(tmp_path / "a.tif", numbers, transform=turned)
+    x, y = turned @ (300, 300)
+    left, top = round(x / 20) * 20.0 - 1000.0, round(y / 20) * 20.0 + 1000.0
+    grid = GridSpec(crs="EPSG:32632", transform=(20.0, 0.0, left, 0.0, -20.0, top), width=100, height=100)
+    _mean_of_a_turned_source(path, grid)
+
+
+def test_a_globe_that_overlaps_itself_by_part_of_a_column_is_refused(tmp_path: Path) -> None:
+    numbers = np.maximum(noise((1, 40, 721), "uint16", nodata=None), 1)
+    path = write_tiff(tmp_path / "a.tif", numbers, origin=(-180.0, 60.0), resolution=0.4995, crs="EPSG:4326")
+    transform = (0.3, 0.0, 175.03, 0.0, -0.3, 58.01)
+    grid = GridSpec(crs="EPSG:4326", transform=transform, width=30, height=20)
+    with pytest.raises(RasterError, match=r"more than once.*721 columns, 720\.7207"):
+        _picture(path, grid, resampling="bilinear")
+    assert np.array_equal(_picture(path, grid, resampling="nearest") > 0, np.ones(grid.shape, bool))
 
 
 def _chosen(path: Path, resolution: float) -> int | None:

@@ -74,7 +74,7 @@ def stored(folder: Path, granule: Granule, **options: Any) -> xr.Dataset:
     folder.mkdir(exist_ok=True)
     store = ObjectStore(LocalStore(folder))
     with open_granule(granule, **options) as node:
-        write_node(store, "a", node.dataset, chunks=node.chunks)
+        write_node(store, "a", node.dataset, chunks=node.chunks, apart=node.apart)
     finish_tree(store, {})
     return xr.open_datatree(folder, engine="zarr", chunks=None)["a"].to_dataset()
 
@@ -109,6 +109,30 @@ def test_radiance_of_the_wanted_bands_with_its_geometry(
     assert np.abs(cube["lon"].values[pixel] - cube["ortho_x"].values[columns]).max() < 6e-4
 
 
+def test_a_file_in_one_piece_gives_the_cube_of_one_in_chunks(
+    tmp_path: Path, emit: Any, boxes: dict[str, Any]
+) -> None:
+    path = tmp_path / "rad.nc"
+    path.write_bytes(emit.files["RAD"].read_bytes())
+    with h5py.File(path, "r+") as file:
+        values, about = file["radiance"][:], dict(file["radiance"].attrs)
+        scales = [file[name] for name in ("downtrack", "crosstrack", "bands")]
+        del file["radiance"]
+        plain = file.create_dataset("radiance", data=values, fillvalue=-9999.0)
+        for axis, scale in enumerate(scales):
+            plain.dims[axis].attach_scale(scale)
+        plain.attrs["units"] = about["units"]
+    granule = granule_of(emit, "RAD")
+    apart = replace(granule, files={"RAD": source(path)})
+    with open_granule(apart, bounds=boxes[emit.area], ranges=RANGES) as node:
+        assert node.apart == {"radiance"}
+    found, expected = (
+        stored(tmp_path / name, each, bounds=boxes[emit.area], ranges=RANGES)
+        for name, each in (("piece", apart), ("chunks", granule))
+    )
+    xr.testing.assert_equal(found, expected)
+
+
 def test_reflectance_with_masks(tmp_path: Path, swath_world: Any, boxes: dict[str, Any]) -> None:
     cloudy = next(granule for granule in emit_granules(swath_world) if granule.cloud_cover)
     cube = stored(
@@ -129,6 +153,27 @@ def test_reflectance_with_masks(tmp_path: Path, swath_world: Any, boxes: dict[st
         assert 0 < cube["good_wavelengths"].values.sum() < kept.sum()
         assert np.array_equal(cube["reflectance"].values, rfl["reflectance"][:][..., kept])
     assert cube["mask_cloud"].values.any()
+
+
+def test_the_mask_of_single_bands_lies_on_the_wanted_wavelengths(
+    tmp_path: Path, emit: Any, boxes: dict[str, Any]
+) -> None:
+    """Unpacked by NumPy as NASA's emit_tools does: all bits, then the 285 bands, then the wanted ones."""
+    ranges = ((640.0, 670.0), (2120.0, 2480.0))
+    with h5py.File(emit.files["MASK"]) as mask, h5py.File(emit.files["RFL"]) as rfl:
+        packed, nm = mask["band_mask"][:], rfl["sensor_band_parameters/wavelengths"][:]
+    kept = np.flatnonzero(((nm >= 640) & (nm <= 670)) | ((nm >= 2120) & (nm <= 2480)))
+    expected = np.unpackbits(packed, axis=-1)[..., :285][..., kept]
+    assert 0.0 < expected.mean() < 0.1
+    cube = stored(tmp_path / "both", granule_of(emit, "RFL", "MASK"), bounds=boxes[emit.area], ranges=ranges)
+    assert cube["band_mask"].dims == ("downtrack", "crosstrack", "wavelength")
+    assert cube["band_mask"].dtype == np.uint8
+    assert np.array_equal(cube["band_mask"].values, expected)
+    assert cube["band_mask"].attrs["flag_meanings"] == "no yes no_data"
+    # without a spectrum nothing says which bands are wanted
+    alone = stored(tmp_path / "alone", granule_of(emit, "MASK"), bounds=boxes[emit.area], ranges=ranges)
+    assert "band_mask" not in alone
+    assert np.array_equal(alone["band_mask_packed"].values, packed)
 
 
 def test_fill_values_become_nan(tmp_path: Path, emit: Any, boxes: dict[str, Any]) -> None:

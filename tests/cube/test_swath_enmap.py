@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import xml.etree.ElementTree as ET
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyproj
 import pytest
 import rasterio
 import xarray as xr
@@ -15,12 +17,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_swath import source, stored
 
+from benchmarks.filter_twins import cmf_twin
 from geostack_pipeline.cube.granule import chosen_bands
+from geostack_pipeline.cube.ortho import orthorectify
 from geostack_pipeline.cube.swath import Granule, open_granule, readable
 from geostack_pipeline.cube.swath_enmap import detector
 from geostack_pipeline.errors import RasterError
+from geostack_pipeline.methane.plumes import NO_MAP, detect
+from geostack_pipeline.methane.swath_quality import EXCLUDED, SwathQuality
+from geostack_pipeline.methane.swath_retrieve import retrieve_granule
+from geostack_pipeline.methane.target import unit_absorption
 from geostack_pipeline.raster.enmap import parse_metadata
-from geostack_pipeline.sandbox.world.enmap_level1 import EnmapRadiance, radiance_products
+from geostack_pipeline.sandbox.world.enmap import passes
+from geostack_pipeline.sandbox.world.enmap_level1 import EnmapRadiance, radiance_products, sensor_swath
 
 pytestmark = pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
 RANGES = ((640.0, 670.0), (2120.0, 2480.0))
@@ -113,7 +122,7 @@ def test_each_detector_of_level_1b_has_its_own_geometry(
     cube = stored(tmp_path / "t", granule_of(l1b), bounds=bounds, ranges=RANGES)
     about = told(l1b)
     kept = inside(about["wavelengthCenterOfBand"])
-    assert not {"x", "y", "spatial_ref"} & set(cube.variables)
+    assert not {"x", "y"} & set(cube.variables)
     for part, own in (("vnir", kept[kept < 91]), ("swir", kept[kept >= 91])):
         first = 0 if part == "vnir" else 91
         with rasterio.open(l1b.files[f"SPECTRAL_IMAGE_{part.upper()}"]) as raster:
@@ -134,13 +143,208 @@ def test_each_detector_of_level_1b_has_its_own_geometry(
         assert alone["time"].values == np.datetime64(l1b.scene.start.replace(tzinfo=None), "ns")
         with rasterio.open(l1b.files[f"QUALITY_PIXELMASK_{part.upper()}"]) as layer:
             assert np.array_equal(alone["quality_pixelmask"].values, layer.read((own - first + 1).tolist()))
-        assert alone["quality_testflags"].dims == ("downtrack", "crosstrack")
+        flags = alone["quality_testflags"]
+        assert flags.dims == ("downtrack", "crosstrack")
+        meanings = flags.attrs["flag_meanings"].split()
+        bit = flags.attrs["flag_masks"][meanings.index(f"interpolated_{part}")]
+        assert np.flatnonzero((flags.values & bit).any(axis=0)).tolist() == [40]
+        assert len(meanings) == len(flags.attrs["flag_masks"]) == len(flags.attrs["flag_values"])
     # Layers of neither detector have the geometry of VNIR.
     assert cube["quality_classes"].dims == ("vnir_downtrack", "vnir_crosstrack")
     with pytest.raises(RasterError, match="pan"):
         detector(cube, "pan")
     with pytest.raises(RasterError, match="no such detector"):
         detector(xr.Dataset(), "swir")
+
+
+def test_the_pixels_of_level_1b_lie_where_the_swath_does(
+    tmp_path: Path, swath_world: Any, l1b: EnmapRadiance, bounds: Any
+) -> None:
+    """Against the sandbox's own swath; the look-up table is the nearest pixel of each place of the map."""
+    planned = next(each for each in passes(swath_world) if each.start == l1b.scene.start)
+    cube = stored(tmp_path / "t", granule_of(l1b), bounds=bounds, ranges=RANGES)
+    for part in ("vnir", "swir"):
+        swath = sensor_swath(planned, part.upper())
+        alone = detector(cube, part)
+        x, y = pyproj.Transformer.from_crs("EPSG:4326", f"EPSG:{swath.epsg}", always_xy=True).transform(
+            alone["lon"].values, alone["lat"].values
+        )
+        true_x, true_y = swath.centres
+        assert np.hypot(x - true_x, y - true_y).max() < 1.0, "metres of 30"
+        table = np.stack([alone["glt_y"].values, alone["glt_x"].values])
+        assert alone["glt_x"].attrs["grid_mapping"] == "spatial_ref"
+        assert "12 m" in alone["lon"].attrs["comment"]
+        found = orthorectify(alone[["radiance"]].isel(wavelength=[0]), alone)
+        points = np.meshgrid(found["x"].values, found["y"].values)
+        east, north = pyproj.Transformer.from_crs(
+            "EPSG:4326", f"EPSG:{swath.epsg}", always_xy=True
+        ).transform(*points)
+        assert "wavelength_of_column" not in found.coords
+        rows, columns = np.nonzero(table[0])
+        line, sample = table[:, rows, columns] - 1
+        off = np.hypot(
+            east[rows, columns] - true_x[line, sample], north[rows, columns] - true_y[line, sample]
+        )
+        assert off.max() <= 15.0 * np.sqrt(2.0) + 1.0, "half a pixel's diagonal"
+        assert np.array_equal(
+            found["radiance"].values[rows, columns, 0], alone["radiance"].values[line, sample, 0]
+        )
+        assert len(set(zip(line, sample, strict=True))) == swath.lines * swath.samples, "no pixel is lost"
+
+
+def test_the_smile_is_told_per_detector_column(tmp_path: Path, l1b: EnmapRadiance, bounds: Any) -> None:
+    cube = stored(tmp_path / "t", granule_of(l1b), bounds=bounds, ranges=RANGES)
+    root = ET.parse(l1b.files["METADATA"]).getroot()
+    for part in ("vnir", "swir"):
+        alone = detector(cube, part)
+        first = 0 if part == "vnir" else 91
+        own = alone["wavelength_of_column"]
+        assert own.dims == ("crosstrack", "wavelength")
+        for index, number in enumerate(alone["band_number"].values - first):
+            band = next(
+                each
+                for each in root.findall(f"product/smileCorrection/{part.upper()}/bandID")
+                if each.get("number") == str(number)
+            )
+            told = [float(band.findtext(f"coeff{k}") or "nan") for k in range(5)]
+            column = np.arange(1, alone.sizes["crosstrack"] + 1, dtype=float)
+            shift = sum(c * column**k for k, c in enumerate(told))
+            np.testing.assert_allclose(
+                own.values[:, index], float(alone["wavelength"][index]) + shift, rtol=1e-12
+            )
+        assert 0.005 < np.abs(own - alone["wavelength"]).values.max() < 0.02
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "lacking"),
+    [
+        ("ROW_NUM_07>", "ROW_NUM_7x>", "swir_glt_x"),
+        ("LAT_SCALE>", "LAT_SCALES>", "swir_lat"),
+        ("navigation>", "other>", "vnir_lon"),
+        ("smileCorrection>", "other>", "swir_wavelength_of_column"),
+        ("<coeff0>[^<]*<", "<coeff0>50<", "swir_wavelength_of_column"),
+        ("<coeff3>[^<]*<", "<coeff3>none<", "swir_wavelength_of_column"),
+        ("<wavelength>[^<]*<", "<wavelength>999<", "swir_wavelength_of_column"),
+    ],
+)
+def test_geometry_that_is_not_told_completely_is_left_out(
+    tmp_path: Path, l1b: EnmapRadiance, bounds: Any, old: str, new: str, lacking: str
+) -> None:
+    text, count = re.subn(old, new, l1b.files["METADATA"].read_text())
+    assert count
+    path = tmp_path / "m.xml"
+    path.write_text(text)
+    granule = granule_of(l1b)
+    granule = replace(granule, files={**granule.files, "METADATA": source(path)})
+    with open_granule(granule, bounds=bounds, ranges=RANGES) as node:
+        assert lacking not in node.dataset.variables
+        assert "radiance_swir" in node.dataset
+        assert ("geolocation" in node.dataset.attrs) == (not lacking.endswith("_of_column"))
+
+
+def test_methane_of_level_1b_is_filtered_by_detector_columns_in_sensor_geometry(
+    tmp_path: Path, l1b: EnmapRadiance, bounds: Any
+) -> None:
+    """The stored product against the float64 twin on the same groups of columns; without a map there are no plumes."""
+    whole = stored(tmp_path / "t", granule_of(l1b), bounds=bounds, ranges=RANGES)
+    node = whole.drop_vars(["swir_glt_x", "swir_glt_y"])
+    fields = retrieve_granule(node, [], method="cmf")
+    assert fields["ch4_enhancement"].dims == ("time", "downtrack", "crosstrack")
+    about = told(l1b)
+    nm, width = about["wavelengthCenterOfBand"][91:], about["FWHMOfBand"][91:]
+    window = np.flatnonzero((nm >= 2122.0) & (nm <= 2480.0))
+    with rasterio.open(l1b.files["SPECTRAL_IMAGE_SWIR"]) as raster:
+        numbers = raster.read((window + 1).tolist())
+    spectra = np.moveaxis(radiance(numbers, about, 91 + window), 0, -1)
+    root = ET.parse(l1b.files["METADATA"]).getroot()
+    sun, view = (
+        np.radians(float(root.findtext(f"specific/{name}/center") or "nan"))
+        for name in ("sunElevationAngle", "acrossOffNadirAngle")
+    )
+    own = detector(node, "swir")["wavelength_of_column"].transpose("crosstrack", "wavelength")
+    lines, columns, bands = spectra.shape
+    # A covariance wants four pixels per band: neighbouring columns of this short scene share theirs.
+    count = columns // -(-4 * bands // lines)
+    edges = np.linspace(0, columns, count + 1).round().astype(int)
+    assert fields.attrs["columns_filtered_together"] == np.diff(edges).max() > 1
+    found, flags = fields["ch4_enhancement"].values[0], fields["quality_flags"].values[0]
+    assert np.isfinite(found).mean() > 0.9
+    for group in (0, count // 2, count - 1):
+        part = np.s_[:, edges[group] : edges[group + 1]]
+        good = np.isfinite(found[part]).ravel()
+        assert np.array_equal(good, (flags[part].ravel() & int(EXCLUDED)) == 0)
+        # A group's target is that of the mean centres of its columns' bands, which the smile shifts.
+        unit = unit_absorption(
+            own.values[edges[group] : edges[group + 1]].mean(axis=0)[-bands:],
+            width[window],
+            air_mass=1.0 / np.sin(sun) + 1.0 / np.cos(np.arcsin(7014.0 / 6371.0 * np.sin(abs(view)))),
+        )
+        expected, _, _ = cmf_twin(spectra[part].reshape(-1, bands), good, unit)
+        assert np.nanmax(np.abs(found[part].ravel() - expected)) < 1e-3 * np.nanstd(expected)
+    assert fields.attrs["maturity"] == "experimental"
+    assert fields.attrs["instrument"].startswith("EnMAP")
+    table = detect(fields, area="korpezhe", provider="dlr_geoservice")
+    assert table.num_rows == 0
+    assert NO_MAP.encode() in table.schema.metadata[b"geostack:rejected"]
+
+
+def _stored_l1b(folder: Path, l1b: EnmapRadiance, bounds: Any) -> xr.Dataset:
+    ranges = ((470.0, 490.0), *RANGES)
+    return stored(folder, granule_of(l1b), bounds=bounds, ranges=ranges).load()
+
+
+def test_masks_of_vnir_come_to_the_pixels_of_swir_that_show_the_same_ground(
+    tmp_path: Path, l1b: EnmapRadiance, bounds: Any
+) -> None:
+    """The slits lie 600 m apart, 20 lines: line i of SWIR has the mask of line i + 20, and the last lines have none."""
+    node = _stored_l1b(tmp_path / "t", l1b, bounds)
+    rng = np.random.default_rng(5)
+    lines, columns = node["quality_cloud"].shape
+    cloud = (rng.random((lines, columns)) < 0.1).astype(np.uint8)
+    node["quality_cloud"].values[:] = cloud
+    node["quality_classes"].values[40, :] = 2
+    fields = retrieve_granule(node.drop_vars(["swir_glt_x", "swir_glt_y"]), [], method="cmf")
+    flags = fields["quality_flags"].values[0]
+    # The line after the last one of VNIR is a pixel from it, within reach; the next ones are not.
+    reached = lines - 19
+    expected = np.concatenate([cloud[20:], cloud[-1:]]).astype(bool)
+    assert np.array_equal((flags[:reached] & int(SwathQuality.CLOUD)) != 0, expected)
+    unmasked = (flags & int(SwathQuality.NO_CLOUD_MASK)) != 0
+    assert unmasked[reached:].all()
+    assert not unmasked[:reached].any()
+    assert np.flatnonzero(((flags & int(SwathQuality.WATER)) != 0).all(axis=1)).tolist() == [20]
+    found = fields["ch4_enhancement"].values[0]
+    assert np.isnan(found[:reached][expected]).all()
+    assert np.isfinite(found[reached:]).mean() > 0.9
+
+
+def test_without_a_mask_the_blue_of_vnir_tells_the_clouds_of_swir(
+    tmp_path: Path, l1b: EnmapRadiance, bounds: Any
+) -> None:
+    node = _stored_l1b(tmp_path / "t", l1b, bounds).drop_vars("quality_cloud")
+    blue = int(np.flatnonzero(node["vnir_wavelength"].values < 500.0)[0])
+    node["radiance_vnir"].values[60:70, 30:50, blue] = 60.0
+    fields = retrieve_granule(node.drop_vars(["swir_glt_x", "swir_glt_y"]), [], method="cmf")
+    flags = fields["quality_flags"].values[0]
+    expected = np.zeros(flags.shape, bool)
+    expected[40:50, 30:50] = True
+    assert np.array_equal((flags & int(SwathQuality.CLOUD)) != 0, expected)
+    assert ((flags & int(SwathQuality.NO_CLOUD_MASK)) != 0).all()
+
+
+def test_what_swir_tells_of_itself_counts_and_without_places_no_mask_does(
+    tmp_path: Path, l1b: EnmapRadiance, bounds: Any
+) -> None:
+    node = _stored_l1b(tmp_path / "t", l1b, bounds)
+    node["quality_cloud"].values[:] = 1
+    node["quality_testflags_swir"].values[5, 6] |= 16
+    node["quality_pixelmask_swir"].values[:, 7, 8] = 1
+    lost = node.drop_vars(["swir_glt_x", "swir_glt_y", "vnir_lon", "vnir_lat"])
+    flags = retrieve_granule(lost, [], method="cmf")["quality_flags"].values[0]
+    assert ((flags & int(SwathQuality.NO_CLOUD_MASK)) != 0).all()
+    assert not (flags & int(SwathQuality.CLOUD)).any()
+    assert np.argwhere(flags & int(SwathQuality.SATURATED)).tolist() == [[5, 6]]
+    assert [7, 8] in np.argwhere(flags & int(SwathQuality.DEFECTIVE_OR_DARK)).tolist()
 
 
 def test_the_detectors_see_the_ground_some_pixels_apart(swath_world: Any, l1b: EnmapRadiance) -> None:

@@ -327,7 +327,7 @@ def test_the_store_lists_and_refuses_like_a_read_only_zarr_store(local: Path) ->
     from geostack_pipeline.cube import timeline, timeline_store
 
     snapshots = [ArtifactStore(open_root(str(local.parent / "store"))).current(ASSET, day) for day in DAYS]
-    dates = [timeline._read(snapshot, "field") for snapshot in snapshots if snapshot]
+    dates = [timeline._read(snapshot, "field", timeline._Alike()) for snapshot in snapshots if snapshot]
     store = timeline_store.TimelineStore(
         dates[0].snapshot.root_url,
         [date.part for date in dates],

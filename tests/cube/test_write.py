@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import warnings
 from pathlib import Path
+from typing import Any
 
 import numcodecs.blosc
 import numpy as np
@@ -19,7 +20,9 @@ from zarr.storage import ObjectStore
 from geostack_pipeline.areas import Area
 from geostack_pipeline.cube.build import build_cube, build_packed
 from geostack_pipeline.cube.grid import GridSpec, grid_for
+from geostack_pipeline.cube.lazy import lazy
 from geostack_pipeline.cube.write import finish_tree, write_node
+from geostack_pipeline.errors import RasterError
 
 GRID = grid_for(Area(name="a", bbox=(10.32, 45.93, 10.42, 46.04), resolution_m=20))
 
@@ -229,3 +232,53 @@ def test_every_shard_is_written_once_and_never_read_back(
     assert not [key for call, key in calls if call == "get" and "/c/" in key]
     assert np.array_equal(array[...], values)
     assert np.array_equal(zarr.open_array(tmp_path / "a/flat", mode="r")[...], cube.flat.values)
+
+
+def _spectra(read: Any, shape: tuple[int, int, int]) -> xr.Dataset:
+    spectra = lazy(("line", "sample", "band"), shape, np.float32, read, {"units": "1"})
+    plane = xr.Variable(("line", "sample"), np.arange(shape[0] * shape[1]).reshape(shape[:2]))
+    return xr.Dataset({"spectra": spectra, "plane": plane})
+
+
+def test_chunks_that_are_written_apart_are_those_that_are_written_in_turn(tmp_path: Path) -> None:
+    values = np.random.default_rng(3).standard_normal((70, 61, 7)).astype(np.float32)
+    found = {}
+    for apart in ((), ("spectra",)):
+        told: list[np.ndarray] = []
+        folder = tmp_path / str(len(apart))
+        folder.mkdir()
+        store = ObjectStore(LocalStore(folder))
+        dataset = _spectra(lambda box: values[box], values.shape)
+        write_node(
+            store,
+            "a",
+            dataset,
+            chunks={"spectra": (16, 8, 7)},
+            apart=apart,
+            on_block=lambda _, block, told=told: told.append(block.copy()),
+        )
+        assert sorted(np.concatenate([block.ravel() for block in told])) == sorted(values.ravel())
+        assert len(told) == (5 * 8 if apart else 1)
+        found[apart] = digests(folder)
+    assert found[()] == found["spectra",]
+    assert np.array_equal(zarr.open_array(folder / "a/spectra", mode="r")[...], values)
+
+
+def test_a_chunk_that_cannot_be_read_ends_the_writing(tmp_path: Path) -> None:
+    asked: list[tuple[slice, ...]] = []
+
+    def read(box: tuple[slice, ...]) -> np.ndarray:
+        asked.append(box)
+        if box[0].start == 16 and box[0].stop > 17:
+            raise RasterError("The chunk is broken", subject="x", found="noise", action="fetch it again")
+        return np.ones(tuple(each.stop - each.start for each in box), np.float32)
+
+    with pytest.raises(RasterError, match="The chunk is broken"):
+        write_node(
+            ObjectStore(LocalStore(tmp_path)),
+            "a",
+            _spectra(read, (1600, 8, 7)),
+            chunks={"spectra": (16, 8, 7)},
+            apart=("spectra",),
+        )
+    assert len(asked) < 50, "of 100 chunks"

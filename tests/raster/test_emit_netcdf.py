@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from obstore.store import LocalStore, MemoryStore
 
 from geostack_pipeline.errors import RasterError
+from geostack_pipeline.raster.band_mask import NO_FLAG, band_flags
 from geostack_pipeline.raster.emit_netcdf import EmitFile, _runs
 from geostack_pipeline.sandbox.world.emit import emit_granules
 
@@ -116,3 +117,61 @@ def test_runs_cover_each_band_once_in_order(chosen: set[int]) -> None:
     for where, run in _runs(bands):
         out[where] = np.arange(41)[run]
     assert out.tolist() == bands
+
+
+def _bit(packed: bytes, band: int) -> int:
+    """Bit of a band of one pixel, by arithmetic on one long number."""
+    return int.from_bytes(packed, "big") >> (8 * len(packed) - 1 - band) & 1
+
+
+@settings(max_examples=60)
+@given(data=st.data())
+def test_flags_of_bands_are_bits_of_one_long_number(data: st.DataObject) -> None:
+    size = data.draw(st.integers(1, 5))
+    pixels = data.draw(st.lists(st.binary(min_size=size, max_size=size), min_size=1, max_size=6))
+    bands = sorted(data.draw(st.sets(st.integers(0, 8 * size - 1), min_size=1)))
+    packed = np.frombuffer(b"".join(pixels), np.uint8).reshape(len(pixels), size)
+    found = band_flags(packed, bands)
+    for pixel, flags in zip(pixels, found, strict=True):
+        expected = [NO_FLAG if pixel == b"\xff" * size else _bit(pixel, band) for band in bands]
+        assert flags.tolist() == expected
+    # NASA's emit_tools unpacks all bands and takes the wanted ones
+    told = ~(packed == 255).all(axis=-1)
+    assert np.array_equal(found[told], np.unpackbits(packed, axis=-1)[told][:, bands])
+
+
+@pytest.mark.parametrize("dtype", ["u1", "u8"])
+def test_the_mask_of_single_bands_is_read_whatever_its_type(tmp_path: Path, granule: Any, dtype: str) -> None:
+    path = tmp_path / "mask.nc"
+    path.write_bytes(granule.files["MASK"].read_bytes())
+    with h5py.File(path, "r+") as file:
+        packed = file["band_mask"][:]
+        assert packed.any()
+        assert packed.shape[2] == 36
+        if dtype != "u1":
+            del file["band_mask"]
+            fill = np.uint64(2**64 - 9999)
+            wide = file.create_dataset("band_mask", data=packed.astype(dtype), chunks=(32, 32, 32))
+            wide.attrs["_FillValue"] = np.array([fill])
+            for axis, name in enumerate(("downtrack", "crosstrack", "packed_wavelength_bands")):
+                wide.dims[axis].attach_scale(file[name])
+            wide[3, 4, :] = fill
+    with opened(path) as file:
+        found = file.band_mask(slice(2, 40), slice(1, 30))
+    assert found.dtype == np.uint8
+    expected = packed[2:40, 1:30].copy()
+    if dtype != "u1":
+        expected[1, 3] = 255
+    assert np.array_equal(found, expected)
+    with opened(granule.files["RAD"]) as file:
+        assert file.band_mask_bytes == 0
+
+
+def test_a_mask_of_single_bands_of_another_shape_is_refused(tmp_path: Path, granule: Any) -> None:
+    path = tmp_path / "mask.nc"
+    path.write_bytes(granule.files["MASK"].read_bytes())
+    with h5py.File(path, "r+") as file:
+        del file["band_mask"]
+        file.create_dataset("band_mask", data=np.zeros((3, 4, 36), np.uint8))
+    with pytest.raises(RasterError, match="band_mask"):
+        opened(path)

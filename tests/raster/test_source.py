@@ -78,6 +78,35 @@ def test_real_rasters(shared_dir: Path, name: str) -> None:
             )
 
 
+@pytest.mark.parametrize("layout", ["tiled", "strips", "jp2"])
+@pytest.mark.parametrize(
+    "crs",
+    [
+        "+proj=tmerc +lat_0=0 +lon_0=9 +k=0.9996 +x_0=500000 +y_0=0 +ellps=intl +units=m",
+        "+proj=utm +zone=32 +datum=WGS84 +units=us-ft",
+        "EPSG:32632",
+        "EPSG:3035",
+    ],
+)
+def test_a_crs_has_the_name_of_an_epsg_one_only_where_it_is_that(
+    tmp_path: Path, crs: str, layout: str
+) -> None:
+    """The first is like EPSG:23032, which has another datum; GDAL says so of it."""
+    options: dict[str, object] = {
+        "tiled": {},
+        "strips": LAYOUTS["strips"],
+        "jp2": {"driver": "JP2OpenJPEG", "tiled": None, "compress": None, "nodata": None},
+    }[layout]
+    path = write_tiff(
+        tmp_path / ("a.jp2" if layout == "jp2" else "a.tif"), noise((1, 64, 64), "uint16"), crs=crs, **options
+    )
+    with rasterio.open(path) as source, open_raster(LocalStore(tmp_path), path.name) as raster:
+        assert raster.crs is not None
+        assert rasterio.crs.CRS.from_string(raster.crs) == source.crs
+        # a name where PROJ has one, for names are what versions and messages show
+        assert raster.crs.startswith("EPSG:") is crs.startswith("EPSG:")
+
+
 def test_only_the_tiles_of_a_window_are_read(tmp_path: Path) -> None:
     write_tiff(
         tmp_path / "a.tif", np.random.default_rng(0).integers(1, 60000, (1, 1024, 1024), dtype=np.uint16)
