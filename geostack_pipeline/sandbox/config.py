@@ -10,6 +10,8 @@ from geostack_pipeline.errors import SettingsError
 from geostack_pipeline.sandbox.server.faults import parse_fault
 
 DEFAULT_SEED = 20240601
+LARGEST_CAMPAIGN = 288
+"""Granules that a campaign of EMIT can have: one at each of its places."""
 PROVIDERS = (
     "earth_search",
     "planetary_computer",
@@ -21,6 +23,8 @@ PROVIDERS = (
     "stac_api",
 )
 """Catalogs that the sandbox can serve: the keys of ``dialects.DIALECTS``."""
+EMIT_CATALOGS = frozenset({"cmr_stac", "earthaccess"})
+"""Those that list the granules of EMIT."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +43,8 @@ class ServeConfig:
     """Faults from the start, in their text form."""
     held: tuple[str, ...] = ()
     """Parts of names: granules that catalogs which change with time (EMIT's) do not list until they are released."""
+    campaign: int = 0
+    """Small granules of EMIT with random plumes that its catalogs list besides the world's own."""
 
     def check(self) -> None:
         """Raise ``SettingsError`` for what cannot be served."""
@@ -49,6 +55,12 @@ class ServeConfig:
                 subject="sandbox providers",
                 found=", ".join(unknown) or None,
                 action=f"choose from {', '.join(PROVIDERS)}",
+            )
+        if not 0 <= self.campaign <= LARGEST_CAMPAIGN:
+            raise SettingsError(
+                f"a campaign has at most {LARGEST_CAMPAIGN} granules",
+                subject=f"sandbox campaign {self.campaign}",
+                action=f"choose a number between 0 and {LARGEST_CAMPAIGN}",
             )
         if self.port and not 1 <= self.port <= 65500:
             raise SettingsError(

@@ -54,6 +54,7 @@ class Sandbox:
         port: int = 0,
         faults: Sequence[str] = (),
         held: Sequence[str] = (),
+        campaign: int = 0,
         progress: Callable[[int, int], None] | None = None,
         timeout_s: float = 300.0,
     ) -> Sandbox:
@@ -70,6 +71,8 @@ class Sandbox:
             port: Port of the catalogs; the other servers take the ports after it; 0 takes free ones.
             faults: Faults from the start, e.g. ``429@earth_search?count=2&seconds=1``.
             held: Parts of names of EMIT granules that are not listed until :meth:`change` releases them.
+            campaign: Small granules of EMIT that its catalogs list besides, each a random scenario at a place of its own
+                with the outlines of its plumes; the first start renders them, about 0.2 s each on two cores.
             progress: Hears (scenes rendered, scenes to render).
             timeout_s: Longest time to wait for readiness.
 
@@ -84,6 +87,7 @@ class Sandbox:
             port=port,
             faults=tuple(faults),
             held=tuple(held),
+            campaign=campaign,
         )
         config.check()
         process = subprocess.Popen(
@@ -126,7 +130,7 @@ class Sandbox:
 
     def wind(self) -> bytes:
         """Return the wind as a reanalysis would give it, Parquet: see :func:`~geostack_pipeline.sandbox.wind.wind_table`."""
-        return wind_table(self._about["truth"], self._about["seed"])
+        return wind_table(self._about["winds"], self._about["seed"])
 
     @property
     def days(self) -> tuple[str, str]:
@@ -140,7 +144,8 @@ class Sandbox:
         from geostack_pipeline.sandbox.world.world import World  # noqa: PLC0415 - it brings GDAL and numba
 
         folder = Path(self._about["folder"]).parent
-        return World(folder, seed=self._about["seed"], small=self._about["small"])
+        about = self._about
+        return World(folder, seed=about["seed"], small=about["small"], campaign=about["campaign"])
 
     def fault(self, text: str) -> None:
         """Switch a fault on, e.g. ``cut@sentinel-cogs?count=1&path=B12``."""
@@ -155,18 +160,22 @@ class Sandbox:
         listed: list[dict[str, Any]] = self._control.get("/faults").raise_for_status().json()["faults"]
         return listed
 
-    def change(self, action: str, item: str, **more: str) -> list[str]:
-        """Release, revise or delete every EMIT granule with a text in its name; return which ones.
+    def change(self, action: str, item: str | Sequence[str], **more: str) -> list[str]:
+        """Release, revise or delete every EMIT granule with a text in its name; return which ones.  All in one instant.
 
         Args:
             action: ``release``, ``revise`` or ``delete``.
-            item: Part of the name, e.g. ``CH4PLM_002_20240607``.
+            item: Part of the name, e.g. ``CH4PLM_002_20240607``; or several such.
             more: ``label`` (``wider``, ``wrong`` or ``true``) redraws a plume's outline; ``at`` is the revision date.
 
         Raises:
             SettingsError: No such change, or no such granule.
         """
-        answer = self._control.post("/changes", json={"action": action, "item": item, **more})
+        wanted = item if isinstance(item, str) else list(item)
+        # Outlines are drawn anew, one by one, before the answer.
+        answer = self._control.post(
+            "/changes", json={"action": action, "item": wanted, **more}, timeout=10.0 + 2.0 * len(wanted)
+        )
         if answer.status_code == 400:
             raise SettingsError(
                 "the change was refused", subject="sandbox", found=str(answer.json()["error"])
@@ -274,12 +283,14 @@ def serve_forever(
     providers: Sequence[str] = ("earth_search",),
     faults: Sequence[str] = (),
     small: bool = False,
+    campaign: int = 0,
+    held: Sequence[str] = (),
     on_ready: Callable[[dict[str, Any]], None] | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> None:
     """Serve the sandbox in this process until SIGINT or SIGTERM; for ``geostack sandbox``.
 
-    ``on_ready`` hears ``{"endpoints", "settings", "truth", "days", "folder", "seed", "small"}`` once every port
+    ``on_ready`` hears ``{"endpoints", "settings", "truth", "winds", "days", "folder", "seed", "small"}`` once every port
     answers.  Ends normally on a signal; raises ``SettingsError`` and ``StorageError`` as :meth:`Sandbox.start`.
     """
     config = ServeConfig(
@@ -289,6 +300,8 @@ def serve_forever(
         providers=tuple(providers),
         port=port,
         faults=tuple(faults),
+        campaign=campaign,
+        held=tuple(held),
     )
     from geostack_pipeline.sandbox.server.host import serve  # noqa: PLC0415 - it brings the servers
 

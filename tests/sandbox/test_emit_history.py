@@ -112,10 +112,23 @@ def test_everything_can_be_taken_back(history: EmitHistory, first: list[Record])
     assert history.reset().names == ()
 
 
+def test_several_granules_change_in_one_instant(history: EmitHistory) -> None:
+    history.hold(["20240607", "20240609"])
+    done = history.apply({"action": "release", "item": ["CH4ENH_002_20240607", "CH4PLM_002_20240609"]})
+    assert len(done.names) == 2
+    listed = history.report()["listed"]
+    assert len({listed[name]["revised"] for name in done.names}) == 1
+    before = history.report()
+    with pytest.raises(SettingsError, match="no such granule"):
+        history.apply({"action": "delete", "item": ["CH4ENH_002_20240607", "nothing"]})
+    assert history.report() == before
+
+
 @pytest.mark.parametrize(
     "change",
     [
         {},
+        {"action": "revise", "item": []},
         {"action": "burn", "item": PLUME},
         {"action": "revise", "item": ""},
         {"action": "revise", "item": "nothing"},

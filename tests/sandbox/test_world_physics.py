@@ -161,10 +161,12 @@ def test_a_seed_is_a_granule_and_another_seed_another():
 
 
 def test_scenarios_cover_what_they_promise():
-    planned = [scenario(seed, lines=512, samples=96) for seed in range(60)]
+    planned = [scenario(seed, lines=512, samples=96, plumes_per_km2=0.022) for seed in range(60)]
     rates = np.array([plume.rate_kg_h for each in planned for plume in each.plumes])
     winds = np.array([plume.wind_m_s for each in planned for plume in each.plumes])
-    assert len(rates) > 120
+    # Poisson's scatter of 60 granules of 177 km2, four standard deviations.
+    expected = 60 * 512 * 96 * 0.0036 * 0.022
+    assert len(rates) == pytest.approx(expected, abs=4.0 * expected**0.5)
     assert 100.0 <= rates.min() < 200.0
     assert 8_000.0 < rates.max() <= 12_000.0
     # Half the leaks lie below the middle of the logarithmic scale.
@@ -257,24 +259,26 @@ def test_the_ground_segment_finds_what_was_planted_in_noise():
     assert np.median(found["CH4SENS"][5:]) == pytest.approx(1.0, abs=0.05)
 
 
+@pytest.mark.slow
 def test_a_blurred_filter_finds_about_half():
     """The world is neither trivial nor hopeless: what the plainest good idea reaches, at its best threshold."""
-    truth, values = [], []
-    for seed in (2000, 2001, 2002, 2003):
-        granule = scenario(seed, lines=320, samples=64, plumes=2).render()
+    truth, values, plumes = [], [], 0
+    for seed in range(1000, 1060):
+        planned = scenario(seed, lines=320, samples=64)
+        plumes += len(planned.plumes)
+        granule = planned.render()
         enhanced = granule.level2["CH4ENH"]
         known = np.isfinite(enhanced)
         weight = gaussian_filter(known.astype(float), 1.0)
         smooth = gaussian_filter(np.where(known, enhanced, 0.0), 1.0) / np.maximum(weight, 1e-3)
         truth.append(granule.column[known] > 200.0)
         values.append(smooth[known])
+    assert plumes > 20
     plume, estimate = np.concatenate(truth), np.concatenate(values)
-    assert plume.sum() > 300
-    scores = []
-    for threshold in np.quantile(estimate, np.linspace(0.9, 0.9995, 80)):
-        said = estimate >= threshold
-        scores.append(2.0 * (said & plume).sum() / (said.sum() + plume.sum()))
-    assert 0.3 < max(scores) < 0.75
+    order = np.argsort(-estimate)
+    right = np.cumsum(plume[order])
+    scores = 2.0 * right / (np.arange(1, len(order) + 1) + plume.sum())
+    assert 0.4 < scores.max() < 0.6
 
 
 def test_analysts_notice_strong_plumes_only():

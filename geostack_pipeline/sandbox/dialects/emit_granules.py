@@ -17,6 +17,7 @@ from typing import Any
 import shapely
 
 from geostack_pipeline.sandbox.dialects.base import StoredObject
+from geostack_pipeline.sandbox.world.campaign import campaign_granules
 from geostack_pipeline.sandbox.world.emit import EmitGranule, EmitPlume, emit_granules
 from geostack_pipeline.sandbox.world.world import World
 
@@ -179,6 +180,11 @@ def records(world: World) -> list[Record]:
             _scene(granule, "EMITL1BRAD_001", "L1B", "RAD", ("RAD", "OBS"), len(found) + 2),
             _scene(granule, "EMITL2ARFL_001", "L2A", "RFL", ("RFL", "MASK"), len(found) + 3),
         ]
+        for plume in granule.plumes:
+            found.append(_plume(granule, plume, len(found)))
+    for granule in campaign_granules(world):
+        # Its scenes have the methane product alone.
+        found.append(_scene(granule, "EMITL2BCH4ENH_002", "L2B", "CH4ENH", tuple(granule.files), len(found)))
         for plume in granule.plumes:
             found.append(_plume(granule, plume, len(found)))
     return sorted(found, key=lambda record: (record.start, record.name))

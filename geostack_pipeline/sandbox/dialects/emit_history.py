@@ -86,7 +86,7 @@ class EmitHistory:
         """
         with self._lock:
             for part in parts:
-                for name in self._matching(self._first, part, "hold"):
+                for name in self._matching(self._first, [part], "hold"):
                     if name in self._listed:
                         self._held[name] = self._listed.pop(name)
             self._held_first = dict(self._held)
@@ -118,7 +118,7 @@ class EmitHistory:
         self.files.update({f"{PROTECTED}/{key}": stored for key, stored in contents.items()})
 
     def apply(self, change: Mapping[str, Any]) -> Changed:
-        """Change every granule whose name holds the text ``item``; all of them in one instant.
+        """Change every granule whose name holds the text ``item``, or one of several; all of them in one instant.
 
         ``release`` lists what was held back or deleted; ``revise`` counts the revision up, and with ``label`` redraws
         the outline of a plume (:data:`~geostack_pipeline.sandbox.dialects.emit_labels.KINDS`); ``delete`` takes it out.
@@ -128,7 +128,8 @@ class EmitHistory:
             SettingsError: An unknown action or label, or no such granule.
         """
         unknown = sorted(set(change) - {"action", "item", "label", "at"})
-        action, part = change.get("action"), str(change.get("item", ""))
+        action, item = change.get("action"), change.get("item", "")
+        parts = [str(part) for part in item] if isinstance(item, list | tuple) else [str(item)]
         if unknown or action not in ACTIONS:
             raise SettingsError(
                 "there is no such change",
@@ -148,11 +149,11 @@ class EmitHistory:
         when = when.replace(microsecond=when.microsecond // 1000 * 1000)
         with self._lock:
             done = (
-                self._release(part, when)
+                self._release(parts, when)
                 if action == "release"
-                else self._delete(part, when)
+                else self._delete(parts, when)
                 if action == "delete"
-                else self._revise(part, when, label)
+                else self._revise(parts, when, label)
             )
             self.state += 1
         return done
@@ -169,9 +170,9 @@ class EmitHistory:
                 "deleted": {each.record.name: each.when.isoformat() for each in self.deleted()},
             }
 
-    def _release(self, part: str, when: datetime) -> Changed:
+    def _release(self, parts: Sequence[str], when: datetime) -> Changed:
         there = {**self._held, **{name: each.record for name, each in self._deleted.items()}}
-        names = self._matching(there, part, "release")
+        names = self._matching(there, parts, "release")
         for name in names:
             # A granule that comes back goes on counting: the deletion was a revision too.
             revision = self._deleted[name].record.revision + 2 if name in self._deleted else 1
@@ -180,14 +181,14 @@ class EmitHistory:
             self._deleted.pop(name, None)
         return Changed(names=tuple(names))
 
-    def _delete(self, part: str, when: datetime) -> Changed:
-        names = self._matching(self._listed, part, "delete")
+    def _delete(self, parts: Sequence[str], when: datetime) -> Changed:
+        names = self._matching(self._listed, parts, "delete")
         for name in names:
             self._deleted[name] = Deletion(record=self._listed.pop(name), when=when)
         return Changed(names=tuple(names))
 
-    def _revise(self, part: str, when: datetime, label: str | None) -> Changed:
-        names = self._matching(self._listed, part, "revise")
+    def _revise(self, parts: Sequence[str], when: datetime, label: str | None) -> Changed:
+        names = self._matching(self._listed, parts, "revise")
         contents: dict[str, StoredObject] = {}
         for name in names:
             record = self._listed[name]
@@ -208,13 +209,16 @@ class EmitHistory:
         return room if self._areas is None else shapely.intersection(room, self._areas)
 
     @staticmethod
-    def _matching(records: Mapping[str, Record], part: str, action: str) -> list[str]:
-        names = sorted(name for name in records if part in name)
-        if not part or not names:
-            raise SettingsError(
-                "there is no such granule",
-                subject=f"sandbox change {action} {part!r}",
-                found=f"{len(records)} granules that it could be",
-                action="give a part of a granule's name, such as CH4PLM_002_20240607; GET /changes lists them",
-            )
-        return names
+    def _matching(records: Mapping[str, Record], parts: Sequence[str], action: str) -> list[str]:
+        names: set[str] = set()
+        for part in parts or [""]:
+            found = {name for name in records if part in name}
+            if not part or not found:
+                raise SettingsError(
+                    "there is no such granule",
+                    subject=f"sandbox change {action} {part!r}",
+                    found=f"{len(records)} granules that it could be",
+                    action="give a part of a granule's name, such as CH4PLM_002_20240607; GET /changes lists them",
+                )
+            names |= found
+        return sorted(names)

@@ -11,7 +11,8 @@
 ``GET /changes``           granules of EMIT that are listed, held back and deleted
 ``POST /changes``          change them: ``{"action": "release" | "revise" | "delete", "item": "CH4PLM_002_20240607"}``;
                            ``revise`` takes ``"label": "wider" | "wrong" | "true"`` for a plume; ``"at"`` is the
-                           revision date, which otherwise is now. Every granule with the text in its name changes
+                           revision date, which otherwise is now. Every granule with the text in its name changes; ``item`` may
+                           be a list of texts
 ``DELETE /changes``        take all of them back, as if the sandbox had just started
 =========================  =====================================================================
 """
@@ -40,7 +41,7 @@ def make_control_app(
 
     async def home(_: Request) -> JSONResponse:
         return JSONResponse(
-            {name: value for name, value in about.items() if name not in {"truth", "credentials"}}
+            {name: value for name, value in about.items() if name not in {"truth", "winds", "credentials"}}
         )
 
     async def truth(_: Request) -> JSONResponse:

@@ -11,7 +11,7 @@ from typing import Any
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from geostack_pipeline.sandbox.config import ServeConfig
+from geostack_pipeline.sandbox.config import EMIT_CATALOGS, ServeConfig
 from geostack_pipeline.sandbox.dialects import DIALECTS
 from geostack_pipeline.sandbox.dialects.base import Addresses, History, StoredObject
 from geostack_pipeline.sandbox.server.bucket import isolate_moto, make_bucket_app
@@ -22,6 +22,8 @@ from geostack_pipeline.sandbox.server.forward import Forward
 from geostack_pipeline.sandbox.server.serving import address, listen, serve_all
 from geostack_pipeline.sandbox.server.strict_bucket import StrictBuckets, end_sessions
 from geostack_pipeline.sandbox.server.wrap import RequestLog, Watched
+from geostack_pipeline.sandbox.world import campaign
+from geostack_pipeline.sandbox.world.emit import winds_of_own_passes
 from geostack_pipeline.sandbox.world.world import World
 
 _Maker = Callable[[FaultBoard, RequestLog], ASGIApp]
@@ -79,9 +81,11 @@ def _applications(
     taken = {path for path, _, _ in mounts}
     mounts += [(path, key, app) for path, (key, app) in neighbours.items() if path not in taken]
     first, last = world.days
+    truth = [plume.to_json() for plume in world.truth]
     about = {
         "seed": config.seed,
         "small": config.small,
+        "campaign": config.campaign,
         "folder": str(world.folder),
         "days": [first.isoformat(), last.isoformat()],
         "endpoints": endpoints,
@@ -95,7 +99,8 @@ def _applications(
             "providers": providers,
         },
         "credentials": credentials,
-        "truth": [plume.to_json() for plume in world.truth],
+        "truth": truth,
+        "winds": [*truth, *winds_of_own_passes(world)],
     }
 
     def catalogs(board: FaultBoard, log: RequestLog) -> ASGIApp:
@@ -154,7 +159,7 @@ def serve(
     """
     config.check()
     isolate_moto()
-    world = World(config.folder, seed=config.seed, small=config.small)
+    world = World(config.folder, seed=config.seed, small=config.small, campaign=config.campaign)
     wanted = {
         # several catalogs may publish the same files
         scene.id: list(
@@ -163,6 +168,8 @@ def serve(
         for scene in world.scenes
     }
     world.prepare(wanted, progress=progress)
+    if EMIT_CATALOGS & set(config.providers):
+        campaign.prepare(world, progress=progress)
     extra = sorted({name for key in config.providers for name in DIALECTS[key].servers})
     names = ["catalogs", "buckets", "control", "private", *extra]
     listeners = {

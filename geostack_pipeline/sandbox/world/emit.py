@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import shapely
 
@@ -200,6 +200,30 @@ def passes(world: World) -> list[EmitPass]:
             plumes=(again,),
         ),
     ]
+
+
+def winds_of_own_passes(world: World) -> list[dict[str, Any]]:
+    """Return the wind over each plume that EMIT alone sees, with the names that a plume's truth has; renders nothing."""
+    from geostack_pipeline.sandbox.world.grids import project, site_centre  # noqa: PLC0415 - it brings PROJ
+
+    found = []
+    for seen in passes(world):
+        if seen.plumes_when != seen.start.isoformat():
+            continue
+        x, y = site_centre(seen.site)
+        for _, plume in seen.plumes:
+            longitude, latitude = project(seen.swath.epsg, 4326, x + plume.east_m, y + plume.north_m)
+            found.append(
+                {
+                    "area": seen.site.name,
+                    "time": seen.start.isoformat(),
+                    "longitude": float(longitude),
+                    "latitude": float(latitude),
+                    "wind_m_s": plume.wind_m_s,
+                    "wind_to_deg": plume.wind_to_deg,
+                }
+            )
+    return found
 
 
 def _pass(world: World, site: str, day: int) -> PassPlan:

@@ -2,75 +2,42 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
-from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import shapely
-from rasterio.features import shapes
-from rasterio.transform import Affine
-from scipy.ndimage import binary_dilation, gaussian_filter, label
+from scipy.ndimage import binary_dilation
 
 from geostack_pipeline.sandbox.world import sky
-from geostack_pipeline.sandbox.world.emit import EmitGranule, EmitPass, EmitPlume
+from geostack_pipeline.sandbox.world.emit import EmitGranule, EmitPass
+from geostack_pipeline.sandbox.world.emit_methane import NAMES, load_granule, write_methane
 from geostack_pipeline.sandbox.world.emit_netcdf import MASK_BANDS, OBS_BANDS, write_netcdf
 from geostack_pipeline.sandbox.world.grids import Floats
 from geostack_pipeline.sandbox.world.noise import generator
-from geostack_pipeline.sandbox.world.plan import PlumePlan
-from geostack_pipeline.sandbox.world.products import write_geotiff
-from geostack_pipeline.sandbox.world.scene import PlumeTruth
 from geostack_pipeline.sandbox.world.simple_filter import enhancement
 from geostack_pipeline.sandbox.world.spectra import Bands, bands_of
-from geostack_pipeline.sandbox.world.truth import plume_truth
 from geostack_pipeline.sandbox.world.view import View
 
-NODATA = -9999.0
 _NAMES = {
-    "CH4ENH": "EMIT_L2B_CH4ENH_002_{}.tif",
-    "CH4UNCERT": "EMIT_L2B_CH4UNCERT_002_{}.tif",
-    "CH4SENS": "EMIT_L2B_CH4SENS_002_{}.tif",
+    **NAMES,
     "RAD": "EMIT_L1B_RAD_001_{}.nc",
     "OBS": "EMIT_L1B_OBS_001_{}.nc",
     "RFL": "EMIT_L2A_RFL_001_{}.nc",
     "MASK": "EMIT_L2A_MASK_001_{}.nc",
 }
-_FACTS = "granule.json"
 _ELEVATION_M = {"korpezhe": -18.0, "hassi": 742.0}
-_OUTLINE_PPM_M = 150.0
-"""Smoothed column at which the analysts' outline runs."""
+_DEAD_ELEMENTS = 1e-3
+"""Share of the detector's elements."""
+_SATURATED = 60.0
+"""uW cm-2 sr-1 nm-1: no sunlit ground and no cloud is as bright at any wavelength."""
 
 
 def load(planned: EmitPass, folder: Path) -> EmitGranule:
     """Return a rendered granule."""
-    facts = json.loads((folder / _FACTS).read_text(encoding="utf-8"))
-    return EmitGranule(
-        area=planned.site.name,
-        start=planned.start,
-        end=planned.end,
-        orbit=planned.orbit,
-        scene=planned.scene,
-        footprint=planned.swath.outline(),
-        cloud_cover=facts["cloud_cover"],
-        sun_zenith_deg=facts["sun_zenith"],
-        sun_azimuth_deg=facts["sun_azimuth"],
-        files={key: folder / name.format(planned.stem) for key, name in _NAMES.items()},
-        plumes=tuple(
-            EmitPlume(
-                number=each["number"],
-                single_date_time=planned.start,
-                footprint=shapely.box(*each["bounds"]),
-                scenes=(f"EMIT_L2B_CH4ENH_002_{planned.stem}",),
-                files={key: folder / each["files"][key] for key in ("CH4PLM", "CH4PLMMETA")},
-            )
-            for each in facts["plumes"]
-        ),
-        truth=tuple(PlumeTruth.from_json(each) for each in facts["truth"]),
-    )
+    return load_granule(planned, folder, _NAMES)
 
 
 def render(seed: int, planned: EmitPass, work: Path) -> None:
@@ -120,37 +87,22 @@ def render(seed: int, planned: EmitPass, work: Path) -> None:
         units="unitless",
         root=root | {"title": "EMIT L2A Masks 60 m V001"},
         band_parameters={"mask_bands": MASK_BANDS},
-        extra={"band_mask": np.zeros((*scene.clouds.shape, 36), np.uint8)},
+        extra={"band_mask": scene.band_mask()},
         **everywhere,
     )
-    layers = scene.methane()
-    transform, _, _ = planned.swath.ortho
-    affine = (transform[1], 0.0, transform[0], 0.0, transform[5], transform[3])
-    laid = {key: planned.swath.laid_out(layer, NODATA) for key, layer in layers.items()}
-    for key, layer in laid.items():
-        write_geotiff(names[key], layer[None], epsg=4326, transform=affine, nodata=NODATA, block=64)
-    plumes = [_outline(planned, scene, number, each, laid, affine, work) for number, each in planned.plumes]
-    facts = {
-        "cloud_cover": round(100.0 * float((scene.clouds > 0.25).mean())),
-        "sun_zenith": scene.sun.zenith_deg,
-        "sun_azimuth": scene.sun.azimuth_deg,
-        "plumes": plumes,
-        "truth": [
-            replace(
-                PlumeTruth.from_json(
-                    plume_truth(seed, planned.site, _moment(planned), each, [[1, 1]]),
-                ),
-                time=planned.start,
-                visible=1.0,
-            ).to_json()
-            for _, each in planned.plumes
-        ],
-    }
-    (work / _FACTS).write_text(json.dumps(facts, indent=1), encoding="utf-8")
-
-
-def _moment(planned: EmitPass) -> Any:
-    return type(planned.start).fromisoformat(planned.plumes_when)
+    write_methane(
+        planned,
+        work,
+        scene.methane(),
+        scene.columns,
+        seed=seed,
+        key=scene.key,
+        facts={
+            "cloud_cover": round(100.0 * float((scene.clouds > 0.25).mean())),
+            "sun_zenith": scene.sun.zenith_deg,
+            "sun_azimuth": scene.sun.azimuth_deg,
+        },
+    )
 
 
 class _Scene:
@@ -158,7 +110,7 @@ class _Scene:
 
     def __init__(self, seed: int, planned: EmitPass) -> None:
         self._planned = planned
-        self._key = f"emit/{planned.stem}"
+        self.key = f"emit/{planned.stem}"
         self._seed = seed
         swath, site = planned.swath, planned.site
         self.bands: Bands = bands_of("emit")
@@ -167,7 +119,7 @@ class _Scene:
             seed,
             site,
             swath,
-            key=self._key,
+            key=self.key,
             bands=self.bands,
             sun=self.sun,
             view_zenith_deg=planned.view_zenith_deg,
@@ -182,7 +134,7 @@ class _Scene:
         slope = swath.centres[1] - swath.y
         self.elevation = (_ELEVATION_M.get(site.name, 100.0) + 0.004 * slope).astype(np.float64)
         # The update that the product lists; what it leaves is in the radiance.
-        flat = generator(seed, self._key, "flat").standard_normal((swath.samples, len(self.bands.wavelength)))
+        flat = generator(seed, self.key, "flat").standard_normal((swath.samples, len(self.bands.wavelength)))
         self.flat_field = (1.0 + 2e-4 * flat).astype(np.float32)
 
     @property
@@ -206,7 +158,7 @@ class _Scene:
     def reflectance(self) -> Floats:
         """Return the surface reflectance as the ground segment estimates it; -0.01 in bands without light."""
         seen, light = self._view.seen(humid=False), self._view.white().astype(np.float32)
-        stream = generator(self._seed, self._key, "reflectance")
+        stream = generator(self._seed, self.key, "reflectance")
         noise = self._view.detector.sigma(seen * light) * stream.standard_normal(seen.shape, dtype=np.float32)
         values = _rounded(np.asarray(seen + noise / np.maximum(light, np.float32(1e-3)), np.float32))
         values[..., ~self.good_wavelengths] = -0.01
@@ -246,24 +198,31 @@ class _Scene:
         """Return the eight mask bands, in the order of their names."""
         cloudy, wet = self._masks["cloud"], self._masks["water"]
         dilated = binary_dilation(cloudy, iterations=3)
-        stream = generator(self._seed, self._key, "mask")
+        stream = generator(self._seed, self.key, "mask")
         aod = 0.12 + 0.01 * stream.standard_normal(cloudy.shape)
         water = 1.6 * (1.0 + self._view.vapour_excess) + 0.03 * stream.standard_normal(cloudy.shape)
         nothing = np.zeros(cloudy.shape)
         layers = (cloudy, nothing, wet, nothing, dilated, aod, water, cloudy | wet | dilated)
         return np.stack(layers, axis=-1).astype(np.float32)
 
-    def methane(self) -> dict[str, Floats]:
+    def band_mask(self) -> npt.NDArray[np.uint8]:
+        """Return the mask of single bands, (lines, samples, 36): bit 7 - b % 8 of byte b // 8 for band b, counted from 0.
+
+        Marked are detector elements that the ground segment interpolates, along the whole track, and what flames saturate.
+        """
+        stream = generator(self._seed, self.key, "elements")
+        dead = stream.random(self._radiance.shape[1:]) < _DEAD_ELEMENTS
+        marked = dead | (self._radiance > _SATURATED)
+        return np.packbits(marked, axis=-1)
+
+    def methane(self) -> Mapping[str, Floats]:
         """Return enhancement and uncertainty (ppm m) and sensitivity (1), retrieved from the radiance.
 
-        Clouds, water and flares have no data.
+        Clouds, water and flares are NaN.
         """
         good = ~np.logical_or.reduce(list(self._masks.values()))
         assert self.bands.noise is not None
-        layers = enhancement(self._radiance, good, self.bands, self._view.air_mass, self.bands.noise)
-        return {
-            name: np.where(np.isfinite(layer), layer, np.float32(NODATA)) for name, layer in layers.items()
-        }
+        return enhancement(self._radiance, good, self.bands, self._view.air_mass, self.bands.noise)
 
 
 def _rounded(values: Floats) -> Floats:
@@ -307,108 +266,3 @@ _WGS84 = (
     'AUTHORITY["EPSG","6326"]],PRIMEM["Greenwich",0,AUTHORITY["EPSG","8901"]],UNIT["degree",0.0174532925199433,'
     'AUTHORITY["EPSG","9122"]],AXIS["Latitude",NORTH],AXIS["Longitude",EAST],AUTHORITY["EPSG","4326"]]'
 )
-
-
-def _outline(
-    planned: EmitPass,
-    scene: _Scene,
-    number: str,
-    each: PlumePlan,
-    laid: Mapping[str, Floats],
-    affine: tuple[float, float, float, float, float, float],
-    work: Path,
-) -> dict[str, Any]:
-    """Write one plume's raster and metadata; return what :func:`load` needs."""
-    inside = _analyst(planned.swath.laid_out(scene.columns[each.name], 0.0), laid["CH4ENH"])
-    rows, columns = np.flatnonzero(inside.any(axis=1)), np.flatnonzero(inside.any(axis=0))
-    top, left = int(rows[0]), int(columns[0])
-    box = (slice(top, int(rows[-1]) + 1), slice(left, int(columns[-1]) + 1))
-    values = np.where(inside[box], laid["CH4ENH"][box], np.float32(NODATA)).astype(np.float32)
-    step = affine[0]
-    corner = (affine[2] + step * left, affine[5] - step * top)
-    transform = (step, 0.0, corner[0], 0.0, -step, corner[1])
-    stem = f"{planned.start:%Y%m%dT%H%M%S}_{number}"
-    files = {
-        "CH4PLM": f"EMIT_L2B_CH4PLM_002_{stem}.tif",
-        "CH4PLMMETA": f"EMIT_L2B_CH4PLMMETA_002_{stem}.json",
-    }
-    write_geotiff(work / files["CH4PLM"], values[None], epsg=4326, transform=transform, nodata=NODATA)
-    metadata = _metadata(planned, scene, number, each, values, inside[box], transform)
-    (work / files["CH4PLMMETA"]).write_text(json.dumps(metadata), encoding="utf-8")
-    height, width = values.shape
-    bounds = [corner[0], corner[1] - step * height, corner[0] + step * width, corner[1]]
-    return {"number": number, "files": files, "bounds": bounds}
-
-
-def _analyst(column: Floats, enhancement: Floats) -> npt.NDArray[np.bool_]:
-    """Return the outline that a careful analyst would draw, a few pixels wide of the gas."""
-    core = (gaussian_filter(column, 1.0) > _OUTLINE_PPM_M) & (enhancement != NODATA)
-    regions, count = label(core, np.ones((3, 3)))
-    if count > 1:
-        core = regions == 1 + int(np.argmax(np.bincount(regions.ravel())[1:]))
-    return np.asarray(binary_dilation(core, iterations=2) & (enhancement != NODATA))
-
-
-def _metadata(
-    planned: EmitPass,
-    scene: _Scene,
-    number: str,
-    each: PlumePlan,
-    values: Floats,
-    inside: npt.NDArray[np.bool_],
-    transform: tuple[float, float, float, float, float, float],
-) -> dict[str, Any]:
-    stream = generator(scene._seed, scene._key, number)  # noqa: SLF001 - the two belong together
-    polygons = [
-        shapely.geometry.shape(geometry)
-        for geometry, value in shapes(inside.astype(np.uint8), mask=inside, transform=Affine(*transform))
-        if value == 1
-    ]
-    outline = max(polygons, key=lambda part: part.area)
-    row, column = np.unravel_index(int(np.argmax(values)), values.shape)
-    peak = (transform[2] + transform[0] * (column + 0.5), transform[5] + transform[4] * (row + 0.5))
-    wind = each.wind_m_s * (1.0 + 0.08 * float(stream.standard_normal()))
-    rate = each.rate_kg_h * float(np.exp(0.12 * stream.standard_normal()))
-    link = f"{planned.start:%Y%m%dT%H%M%S}_{number}"
-    properties: dict[str, Any] = {
-        "Plume ID": f"CH4_PlumeComplex-{int(number)}",
-        "Scene FIDs": [f"emit{planned.start:%Y%m%dt%H%M%S}"],
-        "Orbit": planned.orbit,
-        "DCID": str(1_400_000_000 + int(number) * 97),
-        "DAAC Scene Names": [f"EMIT_L2B_CH4ENH_002_{planned.stem}"],
-        "Data Download": (
-            "https://data.lpdaac.earthdatacloud.nasa.gov/lp-prod-protected/EMITL2BCH4PLM.002/"
-            f"EMIT_L2B_CH4PLM_002_{link}/EMIT_L2B_CH4PLM_002_{link}.tif"
-        ),
-        "UTC Time Observed": f"{planned.start:%Y-%m-%dT%H:%M:%SZ}",
-        "map_endtime": f"{planned.start.replace(second=(planned.start.second + 1) % 60):%Y-%m-%dT%H:%M:%SZ}",
-        "Max Plume Concentration (ppm m)": float(np.round(values.max())),
-        "Concentration Uncertainty (ppm m)": float(np.round(values[inside].std() / np.sqrt(inside.sum()), 1)),
-        "Latitude of max concentration": round(float(peak[1]), 5),
-        "Longitude of max concentration": round(float(peak[0]), 5),
-        "Wind Speed (m/s)": round(wind, 4),
-        "Wind Speed Std (m/s)": round(0.08 * wind, 4),
-        "Wind Speed Source": "ERA5-Land",
-        "Emissions Rate Estimate (kg/hr)": round(rate, 3),
-        "Emissions Rate Estimate Uncertainty (kg/hr)": round(0.2 * rate, 3),
-        "Fetch Length (m)": round(60.0 * float(np.hypot(*inside.shape)), 1),
-        "style": {"maxZoom": 20, "minZoom": 0, "color": "white", "opacity": 1, "weight": 2, "fillOpacity": 0},
-    }
-    return {
-        "type": "FeatureCollection",
-        "features": [
-            {
-                "type": "Feature",
-                "geometry": {
-                    "type": "Polygon",
-                    "coordinates": [[list(point) for point in outline.exterior.coords]],
-                },
-                "properties": properties,
-            },
-            {
-                "type": "Feature",
-                "geometry": {"type": "Point", "coordinates": [float(peak[0]), float(peak[1]), 0.0]},
-                "properties": {**properties, "style": {**properties["style"], "radius": 10}},
-            },
-        ],
-    }

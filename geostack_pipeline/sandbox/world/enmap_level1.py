@@ -39,11 +39,16 @@ VNIR_BANDS = 91
 """The rest of the 224 are SWIR's."""
 NODATA = 0
 LAND, BACKGROUND = 1, 3
+INTERPOLATED_SWIR, INTERPOLATED_VNIR = 4, 8
+"""Bits of the test flags."""
 _BETWEEN_SLITS_M = 600.0
 _ACROSS_M = 9.0
 _NUMBERS = 45_000.0
 """Stored number of a white surface under the sun of the scene."""
 _FLAT = ("CLASSES", "CLOUD", "CLOUDSHADOW", "HAZE", "CIRRUS", "SNOW")
+_GROUND_M = 12.0
+_SMILE_NM = 0.01
+"""Shift of the band centres at the edges of the detectors against their middle."""
 _DEFECT = (17, 40)
 """Band and sample of a defective detector element, both counted from 0, of either detector."""
 
@@ -166,11 +171,12 @@ def _on_map(
     defects[:, ~seen] = 255
     write_geotiff(files["QUALITY_PIXELMASK"], defects, nodata=255, categorical=True, **place)
     for key, layer in _flat(seen).items():
-        background = BACKGROUND if key == "QUALITY_CLASSES" else 255
-        layer[~seen] = background
+        # Layers but the classes call the background 0, as recorded items have them.
+        background = BACKGROUND if key == "QUALITY_CLASSES" else None
+        layer[~seen] = background or 0
         write_geotiff(files[key], layer[None], nodata=background, categorical=True, **place)
-    flags = np.where(seen, 0, 255).astype(np.uint8)
-    write_geotiff(files["QUALITY_TESTFLAGS"], flags[None], nodata=255, categorical=True, **place)
+    flags = np.where(seen & defects.any(axis=0), INTERPOLATED_VNIR, 0).astype(np.uint8)
+    write_geotiff(files["QUALITY_TESTFLAGS"], flags[None], nodata=None, categorical=True, **place)
     _thumbnail(files["THUMBNAIL"], reflectance, bands)
     return seen.shape[0], seen.shape[1]
 
@@ -194,6 +200,7 @@ def _by_detector(
         defects[_DEFECT[0], :, _DEFECT[1]] = 1
         _write_sensor(files[f"QUALITY_PIXELMASK_{part}"], defects)
         flags = np.zeros((1, swath.lines, swath.samples), np.uint8)
+        flags[0, :, _DEFECT[1]] = INTERPOLATED_VNIR if part == "VNIR" else INTERPOLATED_SWIR
         _write_sensor(files[f"QUALITY_TESTFLAGS_{part}"], flags)
         if part == "VNIR":
             for key, layer in _flat(np.ones((swath.lines, swath.samples), bool)).items():
@@ -287,7 +294,10 @@ def _metadata(
             _image_xml(part, f"{name}-SPECTRAL_IMAGE_{part.upper()}.TIF", count, shape)
             for part, count in counts.items()
         )
-        navigation = f"<navigation><RPC>\n{_rpc(planned, counts)}\n    </RPC></navigation>"
+        navigation = (
+            f"<navigation><RPC>\n{_rpc(planned, counts)}\n    </RPC></navigation>\n"
+            f"    <smileCorrection>\n{_smile(bands, counts, shape[1])}\n    </smileCorrection>"
+        )
     quality = "".join(
         f"<{part}ProductQuality><numChannelsExpected>{count}</numChannelsExpected></{part}ProductQuality>"
         for part, count in counts.items()
@@ -320,6 +330,7 @@ def _metadata(
     <acrossOffNadirAngle><center>{planned.across_off_nadir_deg:.6f}</center></acrossOffNadirAngle>
     <alongOffNadirAngle><center>0.04</center></alongOffNadirAngle>
     <qualityFlag>{quality}</qualityFlag>
+    <meanGroundElevation>{_GROUND_M:g}</meanGroundElevation>
     <backgroundValue>{NODATA}</backgroundValue>
     <bandCharacterisation>
 {characterised}
@@ -333,6 +344,26 @@ def _metadata(
   </product>
 </level_X>
 """
+
+
+def _smile(bands: Bands, counts: Mapping[str, int], columns: int) -> str:
+    """Return the shift of each band's centre as polynomials of the column, numbered per detector.
+
+    It is a hundredth of what real detectors have: the radiance of all columns is that of the nominal centres.
+    """
+    listed = []
+    first = 0
+    for part, count in counts.items():
+        listed.append(f"      <{part.upper()}>")
+        for number, centre in enumerate(bands.wavelength[first : first + count], start=1):
+            middle = (columns + 1) / 2.0
+            bend = _SMILE_NM / middle**2
+            coefficients = (bend * middle**2, -2.0 * bend * middle, bend, 0.0, 0.0)
+            tags = "".join(f"<coeff{k}>{value:.9e}</coeff{k}>" for k, value in enumerate(coefficients))
+            listed.append(f'<bandID number="{number}"><wavelength>{centre:g}</wavelength>{tags}</bandID>')
+        listed.append(f"</{part.upper()}>")
+        first += count
+    return "\n".join(listed)
 
 
 def _image_xml(part: str, file: str, channels: int, shape: tuple[int, int]) -> str:
@@ -369,6 +400,6 @@ def _fitted(swath: Swath) -> str:
     for key in ("row", "col"):
         solved = np.linalg.lstsq(terms, scaled[key][0].ravel(), rcond=None)[0]
         # order of the terms: 1, longitude, latitude, height, …
-        tags += [(f"{key}_num_{i}", float(solved[i - 1]) if i <= 3 else 0.0) for i in range(1, 21)]
-        tags += [(f"{key}_den_{i}", 1.0 if i == 1 else 0.0) for i in range(1, 21)]
+        tags += [(f"{key}_num_{i:02d}", float(solved[i - 1]) if i <= 3 else 0.0) for i in range(1, 21)]
+        tags += [(f"{key}_den_{i:02d}", 1.0 if i == 1 else 0.0) for i in range(1, 21)]
     return "".join(f"<{tag.upper()}>{value:.12g}</{tag.upper()}>" for tag, value in tags)

@@ -52,7 +52,7 @@ def write_geotiff(
     *,
     epsg: int,
     transform: tuple[float, float, float, float, float, float],
-    nodata: float,
+    nodata: float | None,
     block: int = 128,
     categorical: bool = False,
     predictor: bool = True,

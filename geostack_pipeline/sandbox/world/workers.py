@@ -19,7 +19,8 @@ from geostack_pipeline.errors import StorageError
 from geostack_pipeline.sandbox.processes import keep_tail
 
 Job = dict[str, Any]
-"""``scene``, ``tile`` (jobs of one tile share its ground) and ``encodings``, plain JSON."""
+"""Plain JSON: ``scene``, ``tile`` (jobs of one tile share its ground) and ``encodings``; or ``granule``, the number of one
+of the campaign, and an empty ``tile``."""
 
 
 class _Queue:
@@ -126,18 +127,23 @@ def _say(stream: IO[str], message: dict[str, Any]) -> None:
 
 def main() -> None:
     """Render jobs from standard input until it closes."""
-    from geostack_pipeline.sandbox.world.world import Encoding, World  # noqa: PLC0415 - the module imports this one
+    from geostack_pipeline.sandbox.world.campaign import render_granule  # noqa: PLC0415 - both modules import this one
+    from geostack_pipeline.sandbox.world.world import Encoding, World  # noqa: PLC0415
 
-    about = json.loads(sys.stdin.readline())
-    world = World(about["folder"], seed=about["seed"], small=about["small"])
+    world = World(**json.loads(sys.stdin.readline()))
     for line in sys.stdin:
         job = json.loads(line)
         try:
-            world.render(world.scene(job["scene"]), [Encoding(**encoding) for encoding in job["encodings"]])
+            if "granule" in job:
+                render_granule(world, job["granule"])
+            else:
+                world.render(
+                    world.scene(job["scene"]), [Encoding(**encoding) for encoding in job["encodings"]]
+                )
         except OSError as error:
             _say(sys.stdout, {"error": str(error)})
             return
-        _say(sys.stdout, {"done": job["scene"]})
+        _say(sys.stdout, {"done": str(job.get("scene", job.get("granule")))})
 
 
 if __name__ == "__main__":

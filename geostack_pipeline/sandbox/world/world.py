@@ -23,7 +23,7 @@ from geostack_pipeline.sandbox.world.plan import FIRST_DAY, LAST_DAY, full_plan,
 from geostack_pipeline.sandbox.world.scene import PhysicalScene, PlumeTruth, scenes_of
 from geostack_pipeline.sandbox.world.workers import render_in_processes
 
-GENERATOR_VERSION = 3
+GENERATOR_VERSION = 4
 """Raised whenever the same seed gives other bytes, so that cached worlds are never mixed."""
 
 
@@ -60,10 +60,14 @@ class World:
         folder: Where worlds are kept; this one takes a subfolder named by seed, size and generator version.
         seed: Same seed and same library versions: same bytes.
         small: A world of 4.8 km tiles for tests.
+        campaign: Granules of EMIT's campaign, see :mod:`~geostack_pipeline.sandbox.world.campaign`.
     """
 
-    def __init__(self, folder: str | Path, *, seed: int = DEFAULT_SEED, small: bool = False) -> None:
+    def __init__(
+        self, folder: str | Path, *, seed: int = DEFAULT_SEED, small: bool = False, campaign: int = 0
+    ) -> None:
         self.seed = seed
+        self.campaign = campaign
         self.plan = small_plan() if small else full_plan()
         self.folder = Path(folder).resolve() / f"world-{self.plan.size}-{seed}-v{GENERATOR_VERSION}"
         self._grounds: dict[tuple[str, str], Any] = {}
@@ -74,8 +78,23 @@ class World:
 
     @property
     def areas(self) -> tuple[Area, ...]:
-        """The areas of interest."""
-        return tuple(area_of(site) for site in self.plan.sites)
+        """The areas of interest; with a campaign, the area of its places too."""
+        own = tuple(area_of(site) for site in self.plan.sites)
+        if not self.campaign:
+            return own
+        from geostack_pipeline.sandbox.world.campaign import AREA  # noqa: PLC0415 - it brings GDAL
+
+        return (*own, AREA)
+
+    @property
+    def recipe(self) -> dict[str, Any]:
+        """What another process makes the same world of, plain JSON."""
+        return {
+            "folder": str(self.folder.parent),
+            "seed": self.seed,
+            "small": self.plan.size == "small",
+            "campaign": self.campaign,
+        }
 
     @property
     def days(self) -> tuple[date, date]:
@@ -132,12 +151,7 @@ class World:
                     {"scene": scene.id, "tile": scene.tile.mgrs, "encodings": [asdict(each) for each in todo]}
                     for scene, todo in missing
                 ]
-                about = {
-                    "folder": str(self.folder.parent),
-                    "seed": self.seed,
-                    "small": self.plan.size == "small",
-                }
-                render_in_processes(about, jobs, workers, note, self.folder)
+                render_in_processes(self.recipe, jobs, workers, note, self.folder)
             else:
                 for scene, todo in missing:
                     self.render(scene, todo)
