@@ -3,8 +3,8 @@
     python scripts/build_stac_schemas.py FOLDER
 
 FOLDER holds the source packages (``pip download --no-binary :all: --no-deps PACKAGE``) of pystac-ext-eo 1.1.1,
-pystac-ext-file 2.1.1, pystac-ext-projection 2.0.1 and pystac-ext-raster 1.1.1.  Their tests replay recorded answers of
-stac-extensions.github.io and proj.org; each answer's body is written as it was recorded, into
+pystac-ext-file 2.1.1, pystac-ext-mlm 1.4.1, pystac-ext-projection 2.0.1 and pystac-ext-raster 1.1.1.  Their tests
+replay recorded answers of stac-extensions.github.io and proj.org; each answer's body is written as it was recorded, into
 ``geostack_pipeline/data/stac_schemas``.  Nothing is asked of any server.
 """
 
@@ -21,7 +21,9 @@ TARGET = Path(__file__).parents[1] / "geostack_pipeline" / "data" / "stac_schema
 WANTED = {
     "https://stac-extensions.github.io/eo/v1.1.0/schema.json": "eo-v1.1.0.json",
     "https://stac-extensions.github.io/file/v2.1.0/schema.json": "file-v2.1.0.json",
+    "https://stac-extensions.github.io/mlm/v1.4.0/schema.json": "mlm-v1.4.0.json",
     "https://stac-extensions.github.io/processing/v1.0.0/schema.json": "processing-v1.0.0.json",
+    "https://stac-extensions.github.io/processing/v1.1.0/schema.json": "processing-v1.1.0.json",
     "https://stac-extensions.github.io/projection/v2.0.0/schema.json": "projection-v2.0.0.json",
     "https://stac-extensions.github.io/raster/v1.1.0/schema.json": "raster-v1.1.0.json",
     "https://proj.org/en/latest/schemas/v0.7/projjson.schema.json": "projjson-v0.7.json",

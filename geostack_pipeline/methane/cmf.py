@@ -61,6 +61,9 @@ def cmf_column(x: jax.Array, good: jax.Array, unit: jax.Array) -> Filtered:
         & jnp.all(jnp.isfinite(found))
         & (strength > 0.0)
     )
+    # What lies along the target is methane; the rest of the distance to the background is not.
+    unexplained = jnp.matmul(power, 1.0 / damped, precision=EXACT) - found**2 * strength
+    freedom = jnp.maximum(jnp.sum(alive) - 1, 1).astype(wide)
     narrow = x.dtype
     return Filtered(
         enhancement=(found * SCALING).astype(narrow),
@@ -69,6 +72,7 @@ def cmf_column(x: jax.Array, good: jax.Array, unit: jax.Array) -> Filtered:
         gain=jnp.ones_like(good),
         usable=usable,
         shrinkage=alpha.astype(narrow),
+        misfit=(jnp.maximum(unexplained, 0.0) / freedom).astype(narrow),
     )
 
 

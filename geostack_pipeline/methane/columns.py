@@ -35,7 +35,7 @@ _LEAST = float(np.finfo(np.float32).tiny)
 
 
 class ColumnFields(NamedTuple):
-    """Fields of a block of columns, (columns, lines) float32 but for the last two; NaN where not retrieved."""
+    """Fields of a block of columns, (columns, lines) float32 unless said; NaN where not retrieved."""
 
     enhancement: NDArray[np.float32]
     """ppm m; of mag1c zero where nothing was found."""
@@ -50,6 +50,8 @@ class ColumnFields(NamedTuple):
     """(columns,): whether the column could be filtered."""
     shrinkage: NDArray[np.float32]
     """(columns,): share of the diagonal in the covariance."""
+    misfit: NDArray[np.float32]
+    """How far the spectrum is from background plus methane: `~geostack_pipeline.methane.mag1c.Filtered.misfit`."""
 
 
 def filter_columns(
@@ -97,7 +99,7 @@ def filter_columns(
             method=method,
             devices=len(jax.local_devices()),
         )
-        enhancement, linear, uncertainty, sensitivity, usable, shrinkage = (
+        enhancement, linear, uncertainty, sensitivity, usable, shrinkage, misfit = (
             np.asarray(each) for each in found
         )
     usable = usable[:columns]
@@ -113,6 +115,7 @@ def filter_columns(
         sensitivity=field(sensitivity),
         usable=usable,
         shrinkage=shrinkage[:columns],
+        misfit=field(misfit),
     )
 
 
@@ -164,4 +167,12 @@ def _column(
     apart = (filtered - jnp.sum(filtered * good) / n) * good
     spread = jnp.where(jnp.isnan(noise[0, 0]), jnp.sqrt(jnp.sum(apart * apart) / n), noisy)
     uncertainty = spread / jnp.maximum(response, _LEAST) * SCALING
-    return found.enhancement, found.linear, uncertainty, response / found.gain, found.usable, found.shrinkage
+    return (
+        found.enhancement,
+        found.linear,
+        uncertainty,
+        response / found.gain,
+        found.usable,
+        found.shrinkage,
+        found.misfit,
+    )

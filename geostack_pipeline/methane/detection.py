@@ -7,8 +7,14 @@
    defect) that the smoothing has spread.
 4. Methane leaves B11 almost alone; another surface does not.  Pixels whose B11 stands out comparably to their signal
    cannot join a candidate, and a candidate whose B11 as a whole stands out from the ring round it is a surface.
-5. Negative control: the same steps on ``-z`` find only noise, surface, and plumes in the reference.  A candidate
+5. The spectra of a candidate must depart from the background as methane makes them depart (`misfit`), where the filter
+   says how far they do otherwise.
+6. Negative control: the same steps on ``-z`` find only noise, surface, and plumes in the reference.  A candidate
    weaker than more than `max_controls` of those is no better than what the scene makes by itself.
+
+Where a plume model judged the pixels (:class:`Judgement`), its probability takes the place of ``z`` in step 2, and knows
+lines, surfaces and the scene's own scatter better than steps 5 and 6: candidates are what it takes for plumes, as long as
+they show an enhancement of some area.
 """
 
 from __future__ import annotations
@@ -16,12 +22,14 @@ from __future__ import annotations
 import math
 from collections import Counter
 from dataclasses import dataclass
+from functools import partial
 
 import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from geostack_pipeline.methane.misfit import UNLIKE, Departures, Misfit, departures
 from geostack_pipeline.methane.padding import MULTIPLE
 from geostack_pipeline.methane.robust import local_scatter
 
@@ -50,10 +58,17 @@ class DetectionSettings:
     """Largest ratio of length to mean width."""
     surface_ratio: float = 0.5
     """A pixel or candidate is surface when its |contrast of ln B11| exceeds this share of its signal (plus noise)."""
+    misfit_ratio: float = 1.0
+    """A pixel or candidate is no methane when its spectra depart from the background in other directions by more than
+    this share of what methane explains (plus noise); of signals that come with a misfit."""
     max_controls: int = 1
     """How many sign-flipped candidates may be as strong: one, since the reference may hold a plume."""
     block_m: float = 1280.0
     """Side of the tiles for the local median and scatter."""
+    grow_share: float = 0.5
+    """Pixels down to this share of a plume model's threshold belong to a candidate."""
+    mean_z: float = 1.0
+    """Mean z over the pixels that a candidate of a plume model needs: less is no enhancement."""
 
 
 SPECTROMETER = DetectionSettings(
@@ -61,6 +76,16 @@ SPECTROMETER = DetectionSettings(
 )
 """For matched filters of imaging spectrometers, whose pixels are 30 to 60 m wide: four pixels of EMIT at least; tiles
 that a plume of some kilometres fills in part only."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Judgement:
+    """What a plume model says of a map."""
+
+    probability: NDArray[np.float32]
+    """Of plume, shape (h, w), NaN where masked."""
+    threshold: float
+    """The model's own: a candidate needs one pixel with at least this probability."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,11 +138,16 @@ def find_candidates(
     settings: DetectionSettings,
     signal: NDArray[np.float32] | None = None,
     b11_contrast: NDArray[np.float32] | None = None,
+    misfit: Misfit | None = None,
+    judgement: Judgement | None = None,
 ) -> Detection:
     """Return the candidates in ``enhancement`` (h, w), ppm m, NaN where not valid.
 
     ``pixel_m`` is width and height of a pixel in metres.  ``signal`` and ``b11_contrast`` are the fractional signal and
-    the logarithm of B11 over what is expected there; without them the surface tests are skipped.
+    the logarithm of B11 over what is expected there; without them the surface tests are skipped.  ``misfit`` says how far
+    the spectra are from background and methane; without it they are not judged.  With a `judgement` candidates are
+    regions of probability, their spectra are not judged again, ``seed_z`` is for the negative control alone, and that
+    rejects none.
     """
     valid = np.isfinite(enhancement)
     labels = np.zeros(enhancement.shape, dtype=np.int32)
@@ -135,24 +165,41 @@ def find_candidates(
     if signal is not None and b11_contrast is not None:
         z[_is_surface(signal, b11_contrast, solid, sigma_px, block, settings)] = 0.0
 
+    apart, hidden = None, 0
+    if misfit is not None and judgement is None:
+        near, smoothed = partial(_local, block=block), partial(_smooth, sigma_px=sigma_px)
+        apart = departures(enhancement, misfit, near)
+        surface = apart.surface(smoothed, near, settings.misfit_ratio, round(2.0 * sigma_px))
+        hidden = _without_surfaces(z, surface, apart, seed_z, settings)
+
     def problem(blob: _Blob, of: NDArray[np.int32], sign: float) -> str | None:
         reason = _shape_problem(blob, size, settings)
+        if reason is None and judgement is not None and blob.significance < settings.mean_z * blob.pixels:
+            reason = "no enhancement"
         if reason is None and _is_speck(sign * excess[of == blob.label]):
             reason = "a single bright pixel"
         if reason is None and signal is not None and b11_contrast is not None:
             reason = _surface_problem(of == blob.label, valid, signal, b11_contrast, settings)
+        if reason is None and apart is not None:
+            reason = apart.problem(of == blob.label, settings.misfit_ratio)
         return reason
 
-    raw, blobs = _blobs(z, smooth, seed_z, settings.grow_z)
-    flipped, controls = _blobs(-z, -smooth, seed_z, settings.grow_z)
+    if judgement is None:
+        seeds, members = z >= seed_z, z >= settings.grow_z
+    else:
+        probability = np.where(valid, np.nan_to_num(judgement.probability, nan=-1.0), -1.0)
+        seeds = probability >= judgement.threshold
+        members = probability >= judgement.threshold * settings.grow_share
+    raw, blobs = _blobs(z, smooth, seeds, members)
+    flipped, controls = _blobs(-z, -smooth, -z >= seed_z, -z >= settings.grow_z)
     # Controls pass the same tests: a surface that changed the other way says nothing about what is left.
     strengths = [blob.significance for blob in controls if problem(blob, flipped, -1.0) is None]
-    rejected: Counter[str] = Counter()
+    rejected: Counter[str] = Counter({UNLIKE: hidden} if hidden else {})
     kept: list[tuple[_Blob, int]] = []
     for blob in blobs:
         stronger = sum(strength >= blob.significance for strength in strengths)
         reason = problem(blob, raw, 1.0)
-        if reason is None and stronger > settings.max_controls:
+        if reason is None and judgement is None and stronger > settings.max_controls:
             reason = "as strong as the negative control"
         if reason is None:
             kept.append((blob, stronger))
@@ -176,6 +223,29 @@ def find_candidates(
     rims = ndimage.binary_dilation(labels > 0, _EIGHT, iterations=2)
     background, _ = _local(enhancement, valid & ~rims, block)
     return Detection(candidates=candidates, labels=labels, background=background, rejected=dict(rejected))
+
+
+def _without_surfaces(
+    z: NDArray[np.float32],
+    surface: NDArray[np.bool_],
+    apart: Departures,
+    seed_z: float,
+    settings: DetectionSettings,
+) -> int:
+    """Set z to 0, in place, on the surfaces in groups that are no methane as a whole; return how many groups it ends.
+
+    What passes as a whole is left as it is: a weak plume beside an outcrop would lose its core.
+    """
+    ended = 0
+    for sign in (1.0, -1.0):
+        labels, _ = ndimage.label(sign * z >= settings.grow_z, structure=_EIGHT)
+        for label in np.unique(labels[sign * z >= seed_z]).tolist():
+            group = labels == label
+            if apart.problem(group, settings.misfit_ratio) is not None:
+                z[group & surface] = 0.0
+                # Not lost silently: it counts as rejected.
+                ended += bool(sign > 0.0 and not (z[group] >= seed_z).any())
+    return ended
 
 
 def _local(
@@ -228,11 +298,15 @@ def _is_speck(excess: NDArray[np.float32]) -> bool:
 
 
 def _blobs(
-    z: NDArray[np.float32], smooth: NDArray[np.float32], seed_z: float, grow_z: float
+    z: NDArray[np.float32],
+    smooth: NDArray[np.float32],
+    seeds: NDArray[np.bool_],
+    members: NDArray[np.bool_],
 ) -> tuple[NDArray[np.int32], list[_Blob]]:
-    labels, _ = ndimage.label(z >= grow_z, structure=_EIGHT)
+    """Return the regions of `members` numbered, and those with a seed in them."""
+    labels, _ = ndimage.label(members, structure=_EIGHT)
     blobs = []
-    for label in np.unique(labels[z >= seed_z]).tolist():
+    for label in np.unique(labels[seeds]).tolist():
         rows, columns = np.nonzero(labels == label)
         here = z[rows, columns]
         top = int(np.argmax(smooth[rows, columns]))

@@ -49,6 +49,9 @@ class Filtered(NamedTuple):
     """Whether the column could be filtered at all: enough pixels, living bands, finite numbers; ()."""
     shrinkage: jax.Array
     """Share of the diagonal in the covariance, ()."""
+    misfit: jax.Array
+    """(N,): squared distance of the spectrum from the background, in units of the column's covariance, that methane does
+    not explain, over the bands less one: about 1 for ground like the rest of the column."""
 
 
 def mag1c_column(x: jax.Array, good: jax.Array, unit: jax.Array, *, iterations: int = ITERATIONS) -> Filtered:
@@ -96,7 +99,9 @@ def mag1c_column(x: jax.Array, good: jax.Array, unit: jax.Array, *, iterations: 
 
     strength = jnp.maximum(jnp.dot(q, q, precision=EXACT), _LEAST_NORMALIZER)
     state = (start, first, q, q, strength, jnp.zeros((), x.dtype))
-    found, _, _, q, normalizer, shift = lax.fori_loop(0, iterations, iterate, state)
+    found, _, b, q, normalizer, shift = lax.fori_loop(0, iterations, iterate, state)
+    explained = _times(z, b) ** 2 / jnp.dot(b, b, precision=EXACT)
+    freedom = jnp.maximum(jnp.sum(white.alive) - 1, 1).astype(x.dtype)
     weights = jnp.matmul(white.transform, q, precision=EXACT)
     enhancement = found * SCALING
     usable = (
@@ -112,6 +117,7 @@ def mag1c_column(x: jax.Array, good: jax.Array, unit: jax.Array, *, iterations: 
         gain=albedo * normalizer,
         usable=usable,
         shrinkage=jnp.zeros((), x.dtype),
+        misfit=jnp.maximum(jnp.sum(z * z, axis=1) - explained, 0.0) / freedom,
     )
 
 

@@ -50,7 +50,8 @@ def integrated_mass(
 def _box_scatter(excess: NDArray[np.float32], outside: NDArray[np.bool_], count: int) -> float:
     """Return the robust standard deviation of means over boxes of about ``count`` pixels, ppm m; NaN without boxes."""
     filled = np.where(outside, excess, 0.0).astype(np.float64)
-    for side in range(max(1, round(np.sqrt(count))), 0, -2):
+    # Down to single pixels, which a striped background still has where no box of it is whole.
+    for side in (*range(max(1, round(np.sqrt(count))), 1, -2), 1):
         share = ndimage.uniform_filter(outside.astype(np.float64), side, mode="constant")
         means = ndimage.uniform_filter(filled, side, mode="constant")
         good = share > 0.8
@@ -58,5 +59,5 @@ def _box_scatter(excess: NDArray[np.float32], outside: NDArray[np.bool_], count:
             values = means[good] / share[good]
             scatter = 1.4826 * float(np.median(np.abs(values - np.median(values))))
             # A box too large for the scene is replaced by a smaller one, whose noise averages as independent.
-            return scatter * side / max(side, float(np.sqrt(count)))
+            return float(scatter * side / max(side, np.sqrt(count)))
     return float("nan")

@@ -41,6 +41,8 @@ class Georeference:
         a, b, c, d, e, f = self.transform[:6]
         x, y = a * (column + 0.5) + b * (row + 0.5) + c, d * (column + 0.5) + e * (row + 0.5) + f
         longitude, latitude = self.to_degrees.transform(x, y)
+        # A map in degrees may run on beyond the antimeridian.
+        longitude -= 360.0 * np.floor((longitude + 180.0) / 360.0) if abs(longitude) > 180.0 else 0.0
         return round(float(longitude), DECIMALS), round(float(latitude), DECIMALS)
 
 
@@ -94,7 +96,7 @@ def outline(mask: NDArray[np.bool_], place: Georeference) -> Any:
 
 def _split_antimeridian(shape: Any) -> Any:
     west, _, east, _ = shape.bounds
-    if east - west <= 180.0:
+    if west >= -180.0 and east <= 180.0 and east - west <= 180.0:
         return shape
 
     def unwrap(xy: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -17,7 +17,11 @@ FIELDS: tuple[tuple[str, pa.DataType, str], ...] = (
     ("instrument", pa.string(), "sentinel-2, emit or enmap: decides the effective wind speed"),
     ("area", pa.string(), "area of interest"),
     ("time", pa.timestamp("us", tz="UTC"), "time of the acquisition"),
-    ("method", pa.string(), "mbmp or mbsp: the signal behind the enhancement"),
+    (
+        "method",
+        pa.string(),
+        "mbmp, mbsp or a spectrometer's filter; joined by + where parts of a plume differ",
+    ),
     ("maturity", pa.string(), "screening: a candidate that nobody has reviewed"),
     ("geometry", pa.binary(), "outline along pixel edges, WKB, OGC:CRS84"),
     (
@@ -72,23 +76,42 @@ FIELDS: tuple[tuple[str, pa.DataType, str], ...] = (
     ("reference_item_ids", pa.list_(pa.string()), "items of the reference; empty for mbsp"),
 )
 """Name, type and meaning of each column."""
+MODEL_FIELDS: tuple[tuple[str, pa.DataType, str], ...] = (
+    ("probability_max", pa.float64(), "largest probability of plume under the outline; null without a model"),
+    ("probability_mean", pa.float64(), "mean of it; null without a model"),
+    (
+        "model_name",
+        pa.string(),
+        "plume model that gave the probability and drew the outline; null without one",
+    ),
+    ("model_version", pa.string(), "its version: that of the stored champion_model"),
+)
+"""Columns of candidates that a plume model found."""
 
 
-def plume_schema() -> pa.Schema:
-    """Return the schema, each field with a ``description`` in its metadata."""
+def plume_schema(*, judged: bool = False) -> pa.Schema:
+    """Return the schema, each field with a ``description`` in its metadata.
+
+    Args:
+        judged: Whether the columns of the plume model are among them, as in every table over providers.
+    """
+    fields = (*FIELDS, *MODEL_FIELDS) if judged else FIELDS
     return pa.schema(
-        [pa.field(name, kind, metadata={"description": meaning}) for name, kind, meaning in FIELDS]
+        [pa.field(name, kind, metadata={"description": meaning}) for name, kind, meaning in fields]
     )
 
 
-def plume_rows(rows: Iterable[Mapping[str, Any]], *, rejected: Mapping[str, int] | None = None) -> pa.Table:
+def plume_rows(
+    rows: Iterable[Mapping[str, Any]], *, rejected: Mapping[str, int] | None = None, judged: bool = False
+) -> pa.Table:
     """Return ``rows`` as a table with `plume_schema` and the ``geo`` metadata of GeoParquet 1.1.
 
-    Each row holds every column but ``bbox``, which follows from ``geometry`` (WKB).  ``rejected`` (reason to
-    number) goes into the metadata under ``geostack:rejected``.  Zero rows give the full schema.
+    Each row holds every column but ``bbox``, which follows from ``geometry`` (WKB), and those of the plume model, null
+    where it has none.  ``rejected`` (reason to number) goes into the metadata under ``geostack:rejected``.  Zero rows
+    give the full schema.
     """
     complete = [{**row, "bbox": _bounds(row["geometry"])} for row in rows]
-    table = pa.Table.from_pylist(complete, schema=plume_schema())
+    table = pa.Table.from_pylist(complete, schema=plume_schema(judged=judged))
     metadata = {
         "geo": json.dumps(geo_metadata([row["geometry"] for row in complete])),
         "geostack:rejected": json.dumps(dict(sorted((rejected or {}).items()))),
@@ -113,7 +136,7 @@ def geo_metadata(geometries: list[bytes]) -> dict[str, Any]:
 
 
 def concat_plumes(tables: Iterable[pa.Table]) -> pa.Table:
-    """Return several plume tables as one, metadata made anew; none gives an empty table."""
+    """Return several plume tables as one with the columns of the plume model, metadata made anew; none gives an empty one."""
     kept = list(tables)
     rejected: dict[str, int] = {}
     for table in kept:
@@ -121,7 +144,8 @@ def concat_plumes(tables: Iterable[pa.Table]) -> pa.Table:
             (table.schema.metadata or {}).get(b"geostack:rejected", b"{}")
         ).items():
             rejected[reason] = rejected.get(reason, 0) + number
-    return plume_rows((row for table in kept for row in table.to_pylist()), rejected=rejected)
+    rows = (row for table in kept for row in table.to_pylist())
+    return plume_rows(rows, rejected=rejected, judged=True)
 
 
 def to_geoparquet(table: pa.Table) -> bytes:

@@ -16,10 +16,12 @@ from geostack_pipeline.methane.detection import (
     Candidate,
     Detection,
     DetectionSettings,
+    Judgement,
     find_candidates,
 )
 from geostack_pipeline.methane.masking import Quality
 from geostack_pipeline.methane.mass import integrated_mass
+from geostack_pipeline.methane.misfit import Misfit
 from geostack_pipeline.methane.outline import Georeference, georeference, outline
 from geostack_pipeline.methane.plume_table import plume_rows
 from geostack_pipeline.methane.rates import instrument_of
@@ -29,6 +31,7 @@ SOURCE_METHOD = "largest smoothed enhancement"
 RATES_ELSEWHERE = "given in the asset plumes"
 """A rate needs a wind, and a new wind must not ask for new retrievals."""
 _METHODS = {1: "mbsp", 2: "mbmp"}
+PROBABILITY = "plume_probability"
 NO_MAP = "no map: the granule is in sensor geometry without a look-up table"
 
 
@@ -45,12 +48,14 @@ def detect(
     candidates it has zero rows.  A time with a multi-pass signal is searched there alone: its single-pass pixels carry
     the surface and would only add false alarms; a time without is searched on the single pass with a higher
     threshold.  How many candidates each test rejected stands in the schema metadata ``geostack:rejected``.
-    No emission rate is given: that needs a wind, which the asset ``plumes`` knows.
+    Where the fields hold ``plume_probability``, candidates are what that model takes for plumes, and the table has its
+    columns.  No emission rate is given: that needs a wind, which the asset ``plumes`` knows.
     """
     spectral = "signal_source" not in fields
+    judged = PROBABILITY in fields
     settings = settings or (SPECTROMETER if spectral else DetectionSettings())
     if spectral and not {"y", "x"} <= set(map(str, fields["ch4_enhancement"].dims)):
-        return plume_rows([], rejected={NO_MAP: 1})
+        return plume_rows([], rejected={NO_MAP: 1}, judged=judged)
     place = georeference(fields)
     rows: list[dict[str, Any]] = []
     rejected: Counter[str] = Counter()
@@ -62,7 +67,7 @@ def detect(
             _row(step, enhancement, found, candidate, place, area, provider, method)
             for candidate in found.candidates
         ]
-    return plume_rows(rows, rejected=rejected)
+    return plume_rows(rows, rejected=rejected, judged=judged)
 
 
 def _two_band(
@@ -87,8 +92,29 @@ def _spectral(
 ) -> tuple[str, NDArray[np.float32], Detection]:
     name = "ch4_enhancement_linear" if "ch4_enhancement_linear" in step else "ch4_enhancement"
     enhancement = np.asarray(step[name].values, np.float32)
-    found = find_candidates(enhancement, pixel_m=place.pixel_m, seed_z=settings.seed_z, settings=settings)
+    misfit = None
+    if "spectral_misfit" in step:
+        bands = int(step.attrs["bands_filtered"])
+        misfit = Misfit(values=np.asarray(step["spectral_misfit"].values, np.float32), bands=bands)
+    found = find_candidates(
+        enhancement,
+        pixel_m=place.pixel_m,
+        seed_z=settings.seed_z,
+        settings=settings,
+        misfit=misfit,
+        judgement=_judgement(step),
+    )
     return str(step.attrs["method"]), enhancement, found
+
+
+def _judgement(step: xr.Dataset) -> Judgement | None:
+    """Return what the plume model says of a step; None where none was asked."""
+    if PROBABILITY not in step:
+        return None
+    said = step[PROBABILITY]
+    return Judgement(
+        probability=np.asarray(said.values, np.float32), threshold=float(said.attrs["model_threshold"])
+    )
 
 
 def _row(
@@ -149,6 +175,21 @@ def _row(
         "reference_time": None if reference is None else reference.item(),
         "item_ids": [str(names[scene]) for scene in seen],
         "reference_item_ids": str(step["reference_scene"].values).split() if method == "mbmp" else [],
+        **_said(step, inside),
+    }
+
+
+def _said(step: xr.Dataset, inside: NDArray[np.bool_]) -> dict[str, Any]:
+    """Return the columns of the plume model; none where none was asked."""
+    if PROBABILITY not in step:
+        return {}
+    said = step[PROBABILITY]
+    values = said.values[inside].astype(np.float64)
+    return {
+        "probability_max": float(np.nanmax(values)),
+        "probability_mean": float(np.nanmean(values)),
+        "model_name": str(said.attrs["model_name"]),
+        "model_version": str(said.attrs["model_version"]),
     }
 
 

@@ -30,6 +30,11 @@ LAYERS: Mapping[str, dict[str, Any]] = {
         "long_name": "share of a methane column enhancement that the retrieval shows",
         "units": "1",
     },
+    "spectral_misfit": {
+        "long_name": "squared distance of the spectrum from background and methane, per degree of freedom",
+        "units": "1",
+        "comment": "about 1 for ground like its surroundings; a mineral or a roof that looks like methane has more",
+    },
 }
 """Name -> attributes; the linear one is left out where it is the enhancement itself."""
 

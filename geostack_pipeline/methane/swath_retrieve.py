@@ -16,28 +16,41 @@ from typing import Any
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
-from scipy.cluster.vq import kmeans2
 
 from geostack_pipeline.methane.air_mass import air_mass_factor
 from geostack_pipeline.methane.columns import COLUMNS, Method, filter_columns
 from geostack_pipeline.methane.noise import emit_noise
+from geostack_pipeline.methane.swath_clusters import cluster_labels
+from geostack_pipeline.methane.swath_detectors import carried, from_detector
 from geostack_pipeline.methane.swath_fields import NotRetrievedError, Retrieved, finish, no_value, planes
 from geostack_pipeline.methane.swath_quality import (
     SwathQuality,
     bright_in_blue,
     bright_reflectance,
+    from_band_mask,
     from_masks,
     from_radiance,
     is_good,
+    unfit_masks,
 )
 from geostack_pipeline.methane.target import MIN_BANDS, WINDOW_NM, TargetTable, built_in, unit_absorption
 from geostack_pipeline.methane.transmittance import TABLE_AIR_MASS_BIAS
 
+_MAIN = ("ch4_enhancement", "radiance_swir", "radiance", "reflectance")
+"""What methane is made of, one of these."""
 SENSOR = ("downtrack", "crosstrack")
 MAP = ("y", "x")
 RADIANCE_UNITS = ("uW cm-2 sr-1 nm-1",)
-_PIXELS_PER_CLUSTER = 20_000
-_MOST_CLUSTERS = 8
+_PPM_M = ("ppm m", "ppm-m", "ppm*m")
+PRODUCT_UNITS = {
+    "ch4_enhancement": _PPM_M,
+    "ch4_uncertainty": _PPM_M,
+    "ch4_sensitivity": ("1", "", "unitless", "dimensionless"),
+}
+"""Field of the methane product -> its units, first as EMIT's user guide has them; what states none has these."""
+ORBIT_KM = 643.0
+"""Height of EnMAP, the only instrument whose product tells the angle at the satellite instead of that at the ground."""
+_EARTH_KM = 6371.0
 _PIXELS_PER_BAND = 4
 """A covariance of fewer pixels is mostly its own noise."""
 _DARK_REFLECTANCE = 0.01
@@ -46,6 +59,14 @@ _GOOD_SHARE = 0.01
 """A granule with a smaller share of good pixels shows nothing."""
 _BROKEN_SHARE = 0.5
 """Where more of it has no data or no filter, a granule without result is no matter of weather."""
+_FIELDS = {
+    "ch4_enhancement": "enhancement",
+    "ch4_enhancement_linear": "linear",
+    "ch4_uncertainty": "uncertainty",
+    "ch4_sensitivity": "sensitivity",
+    "spectral_misfit": "misfit",
+}
+"""Variable -> what `filter_columns` calls it."""
 _REFERENCES = {
     "mag1c": "Foote et al. 2020, IEEE TGRS 58(9), 6480; Fahlen et al. 2024 for uncertainty and sensitivity",
     "cmf": "Thompson et al. 2015, AMT 8, 4383; Theiler 2012, Proc. SPIE 8390; Fahlen et al. 2024",
@@ -54,7 +75,7 @@ _REFERENCES = {
 
 def is_readable(node: xr.Dataset) -> bool:
     """Return whether a cube node holds what methane is made of; masks and observation angles alone do not."""
-    return any(name in node for name in ("radiance", "radiance_swir", "ch4_enhancement")) or (
+    return any(name in node for name in _MAIN[:3]) or (
         "reflectance" in node and set(MAP) <= set(map(str, node["reflectance"].dims))
     )
 
@@ -68,9 +89,10 @@ def retrieve_granule(
 ) -> xr.Dataset:
     """Return the methane fields of one granule on its map grid, dimensions (time, y, x), time of length 1.
 
-    Float32, NaN where there is nothing: ``ch4_enhancement``, ``ch4_uncertainty`` (ppm m), ``ch4_sensitivity`` (1), and of
-    mag1c ``ch4_enhancement_linear``; ``quality_flags`` (uint16, CF masks), ``source_scene`` and the coordinate ``scene``.
-    What has no map (EnMAP L1B) keeps the dimensions (time, downtrack, crosstrack).
+    Float32, NaN where there is nothing: ``ch4_enhancement``, ``ch4_uncertainty`` (ppm m), ``ch4_sensitivity`` and, of our own
+    filters, ``spectral_misfit`` (1), of mag1c ``ch4_enhancement_linear``; ``quality_flags`` (uint16, CF masks),
+    ``source_scene`` and the coordinate ``scene``.
+    What has no map (EnMAP L1B without rational polynomials) keeps the dimensions (time, downtrack, crosstrack).
 
     Args:
         node: A node of a swath cube, decoded; its radiance is read in blocks of columns.
@@ -82,6 +104,9 @@ def retrieve_granule(
         NotRetrievedError: The granule cannot give methane; says why.
         GeostackError: The target table does not fit the bands.
     """
+    main = next((name for name in _MAIN if name in node), None)
+    if main is not None and not node[main].size:
+        raise NotRetrievedError(f"the granule has no pixel: {main} of {'x'.join(map(str, node[main].shape))}")
     if "ch4_enhancement" in node:
         return _product(node)
     if "radiance_swir" in node:
@@ -89,17 +114,14 @@ def retrieve_granule(
 
         part = detector(node, "swir").assign_coords(time=node["time"])
         part.attrs = dict(node.attrs)
-        found = _columns(part, companions, method, target or built_in())
-        return finish(planes(found, SENSOR), node, found)
-    if "radiance" in node and SENSOR[0] in node["radiance"].dims:
-        from geostack_pipeline.cube.ortho import orthorectify  # noqa: PLC0415 - it compiles
-
-        found = _columns(node, companions, method, target or built_in())
+        vnir = carried(node, part)
+        masks = companions if vnir is None else [vnir, *companions]
+        found = _columns(part, masks, method, target or built_in(), blue=vnir)
         fields = planes(found, SENSOR)
-        on_map = orthorectify(fields[[name for name in fields if name != "quality_flags"]], node)
-        flags = orthorectify(fields[["quality_flags"]], node, fill=int(SwathQuality.NO_DATA))
-        on_map["quality_flags"] = flags["quality_flags"]
-        return finish(on_map, node, found)
+        return finish(_on_map(fields, part) if "glt_x" in part else fields, node, found)
+    if "radiance" in node and SENSOR[0] in node["radiance"].dims:
+        found = _columns(node, companions, method, target or built_in())
+        return finish(_on_map(planes(found, SENSOR), node), node, found)
     found = _clusters(node, companions, method, target or built_in())
     place = node.coords.to_dataset().drop_vars(
         [name for name, each in node.coords.items() if set(map(str, each.dims)) - set(MAP)] + ["time"],
@@ -110,12 +132,30 @@ def retrieve_granule(
     return finish(fields, node, found)
 
 
+def _on_map(fields: xr.Dataset, node: xr.Dataset) -> xr.Dataset:
+    """Return fields in sensor geometry on the map of the node's look-up table."""
+    from geostack_pipeline.cube.ortho import orthorectify  # noqa: PLC0415 - it compiles
+
+    on_map = orthorectify(fields[[name for name in fields if name != "quality_flags"]], node)
+    flags = orthorectify(fields[["quality_flags"]], node, fill=int(SwathQuality.NO_DATA))
+    on_map["quality_flags"] = flags["quality_flags"]
+    return on_map
+
+
 def _product(node: xr.Dataset) -> xr.Dataset:
-    """Return EMIT's own retrieval in the form of ours."""
+    """Return EMIT's own retrieval in the form of ours.
+
+    Raises:
+        NotRetrievedError: It has no valid pixel, or states other units.
+    """
     enhancement = np.asarray(node["ch4_enhancement"].values, np.float32)
     if not np.isfinite(enhancement).any():
         raise NotRetrievedError("the methane product has no valid pixel inside the areas")
     layers = {"ch4_enhancement": enhancement}
+    for name, units in PRODUCT_UNITS.items():
+        said = str(node[name].attrs.get("units", units[0])) if name in node else units[0]
+        if said not in units:
+            raise NotRetrievedError(f"{name} of the methane product in {said!r}, expected is {units[0]}")
     for name in ("ch4_uncertainty", "ch4_sensitivity"):
         layers[name] = (
             np.asarray(node[name].values, np.float32)
@@ -163,29 +203,38 @@ def _check_units(node: xr.Dataset) -> None:
 
 
 def _columns(
-    node: xr.Dataset, companions: list[xr.Dataset], method: Method, target: TargetTable
+    node: xr.Dataset,
+    companions: list[xr.Dataset],
+    method: Method,
+    target: TargetTable,
+    *,
+    blue: xr.Dataset | None = None,
 ) -> Retrieved:
-    """Return the fields of a granule in sensor geometry, filtered per detector column."""
+    """Return the fields of a granule in sensor geometry, filtered per detector column.
+
+    ``blue`` holds the radiance in blue of the same pixels, where another detector measures it.
+    """
     _check_units(node)
     bands, centre, width = _bands(node)
     radiance = node["radiance"].transpose(*SENSOR, "wavelength").isel(wavelength=bands)
     shape = (radiance.sizes[SENSOR[0]], radiance.sizes[SENSOR[1]])
     air_mass, sun = _air_mass_of_columns(node, shape)
-    flags = from_masks(shape, node, *companions)
-    if (flags & np.uint16(SwathQuality.NO_CLOUD_MASK)).any():
-        bright = bright_in_blue(node, sun)
-        if bright is not None:
-            flags[bright] |= np.uint16(SwathQuality.CLOUD)
+    flags = from_masks(shape, SENSOR, node, *companions)
+    flags |= from_detector(shape, SENSOR, bands, node)
+    if "band_number" in node.coords:
+        numbers = np.asarray(node["band_number"].values, np.int64)[bands]
+        flags |= from_band_mask(shape, numbers, node, *companions)
+    unmasked = _unmasked(flags)
+    bright = bright_in_blue(node if blue is None else blue, sun) if unmasked.any() else None
+    if bright is not None:
+        flags[bright & unmasked] |= np.uint16(SwathQuality.CLOUD)
     emit = _is_emit(node)
     noise = emit_noise().coefficients(centre) if emit else None
-    per_air_mass = unit_absorption(centre, width, air_mass=1.0, table=target)
-    scaled = target.air_mass is not None
-    layers = {
-        name: np.full(shape, np.nan, np.float32)
-        for name in ("ch4_enhancement", "ch4_enhancement_linear", "ch4_uncertainty", "ch4_sensitivity")
-    }
-    unusable = 0
     groups = _groups(shape, len(bands))
+    per_air_mass = _per_air_mass(node, bands, centre, width, groups, target)
+    scaled = target.air_mass is not None
+    layers = {name: np.full(shape, np.nan, np.float32) for name in _FIELDS}
+    unusable = done = 0
     for chosen in _blocks(groups):
         block = slice(chosen[0].start, chosen[-1].stop)
         values = np.asarray(radiance.isel(crosstrack=block).values, np.float32)
@@ -200,7 +249,9 @@ def _columns(
             size = each.stop - each.start
             x[number, :size] = values[:, each].transpose(1, 0, 2)
             weight[number, :size] = good[:, each].T
-        unit = np.stack([factor[each].mean() * per_air_mass for each in own])
+        means = np.array([factor[each].mean() for each in own])
+        unit = means[:, None] * per_air_mass[done : done + len(own)]
+        done += len(own)
         found = filter_columns(
             x.reshape(len(own), wide * shape[0], len(bands)),
             weight.reshape(len(own), wide * shape[0]),
@@ -210,8 +261,9 @@ def _columns(
         )
         for number, each in enumerate(chosen):
             size = each.stop - each.start
-            for plane, field in zip(layers.values(), found[:4], strict=True):
-                plane[:, each] = field[number].reshape(wide, shape[0])[:size].T
+            for name, source in _FIELDS.items():
+                plane = getattr(found, source)[number].reshape(wide, shape[0])
+                layers[name][:, each] = plane[:size].T
             if not found.usable[number]:
                 flags[:, each][good[:, own[number]]] |= np.uint16(SwathQuality.COLUMN_NOT_RETRIEVED)
                 unusable += size
@@ -221,11 +273,45 @@ def _columns(
         flags=no_value(flags, layers["ch4_enhancement"]),
         attributes={
             **_about(node, method, target, "per detector column"),
+            **_unused_masks(shape, SENSOR, node, companions),
             "maturity": "science" if emit else "experimental",
             "air_mass": float(np.nanmean(air_mass)),
             "columns_not_retrieved": unusable,
+            "bands_filtered": len(bands),
             "columns_filtered_together": max(each.stop - each.start for each in groups),
         },
+    )
+
+
+def _unmasked(flags: NDArray[np.uint16]) -> NDArray[np.bool_]:
+    """Return where no mask tells of clouds."""
+    where: NDArray[np.bool_] = (flags & np.uint16(SwathQuality.NO_CLOUD_MASK)) != 0
+    return where
+
+
+def _unused_masks(
+    shape: tuple[int, int], dims: tuple[str, str], node: xr.Dataset, companions: list[xr.Dataset]
+) -> dict[str, str]:
+    """Return the attribute that names masks of another size; nothing where all fit."""
+    unfit = unfit_masks(shape, dims, node, *companions)
+    return {"masks_not_used": "; ".join(unfit)} if unfit else {}
+
+
+def _per_air_mass(
+    node: xr.Dataset,
+    bands: list[int],
+    centre: NDArray[np.float64],
+    width: NDArray[np.float64] | None,
+    groups: list[slice],
+    target: TargetTable,
+) -> NDArray[np.float64]:
+    """Return unit absorptions of groups of columns at an air mass of 1, (groups, S), by the centres of their own bands."""
+    if "wavelength_of_column" not in node.coords:
+        nominal = unit_absorption(centre, width, air_mass=1.0, table=target)
+        return np.broadcast_to(nominal, (len(groups), len(bands)))
+    own = node["wavelength_of_column"].transpose(SENSOR[1], "wavelength").values[:, bands]
+    return np.stack(
+        [unit_absorption(own[each].mean(axis=0), width, air_mass=1.0, table=target) for each in groups]
     )
 
 
@@ -266,8 +352,9 @@ def _blocks(groups: list[slice]) -> Iterator[list[slice]]:
 
 
 def _is_emit(node: xr.Dataset) -> bool:
-    said = f"{node.attrs.get('platform', '')} {node.attrs.get('collection', '')}".upper()
-    return "EMIT" in said or "ISS" in said
+    platform = str(node.attrs.get("platform", "")).upper()
+    collection = str(node.attrs.get("collection", "")).upper()
+    return platform in {"ISS", "EMIT"} or collection.startswith("EMIT")
 
 
 def _air_mass_of_columns(node: xr.Dataset, shape: tuple[int, int]) -> tuple[NDArray[np.float64], float]:
@@ -300,7 +387,12 @@ def _air_mass_of_scene(node: xr.Dataset) -> tuple[float, float]:
             "the angles of sun and sensor are not known: fetch OBS (METADATA of EnMAP) with the radiance"
         )
     sun = 90.0 - float(elevation)
-    factor = float(air_mass_factor(sun, abs(float(node.attrs.get("across_off_nadir_deg", 0.0)))))
+    off_nadir = abs(float(node.attrs.get("across_off_nadir_deg", 0.0)))
+    # The earth curves away below the satellite: the ground is seen more slantingly than the satellite looks.
+    sine = (1.0 + ORBIT_KM / _EARTH_KM) * np.sin(np.radians(off_nadir))
+    if not sine < 1.0:
+        raise NotRetrievedError(f"the sensor does not look at the ground: {off_nadir:g} degrees off nadir")
+    factor = float(air_mass_factor(sun, np.degrees(np.arcsin(sine))))
     if not np.isfinite(factor):
         raise NotRetrievedError(
             f"the sun is too low for a retrieval: elevation {float(elevation):.1f} degrees"
@@ -335,12 +427,14 @@ def _clusters(
     image = node[name].transpose(*MAP, "wavelength").isel(wavelength=bands)
     values = np.asarray(image.values, np.float32)
     shape = (values.shape[0], values.shape[1])
-    flags = from_masks(shape, node, *companions)
+    flags = from_masks(shape, MAP, node, *companions)
+    flags |= from_detector(shape, MAP, bands, node)
+    unmasked = _unmasked(flags)
     if name == "radiance":
         flags |= from_radiance(values, centre)
-        bright = bright_in_blue(node, sun) if (flags & np.uint16(SwathQuality.NO_CLOUD_MASK)).any() else None
+        bright = bright_in_blue(node, sun) if unmasked.any() else None
         if bright is not None:
-            flags[bright] |= np.uint16(SwathQuality.CLOUD)
+            flags[bright & unmasked] |= np.uint16(SwathQuality.CLOUD)
     else:
         known: NDArray[np.bool_] = np.asarray(np.isfinite(values).all(axis=-1))
         flags[~known] |= np.uint16(SwathQuality.NO_DATA)
@@ -348,25 +442,20 @@ def _clusters(
             np.median(np.where(known[..., None], values, np.float32(1.0)), axis=-1), np.float32
         )
         flags[np.less(middle, _DARK_REFLECTANCE)] |= np.uint16(SwathQuality.DEFECTIVE_OR_DARK)
-        if (flags & np.uint16(SwathQuality.NO_CLOUD_MASK)).any():
-            flags[bright_reflectance(node)] |= np.uint16(SwathQuality.CLOUD)
+        if unmasked.any():
+            flags[bright_reflectance(node) & unmasked] |= np.uint16(SwathQuality.CLOUD)
     good = is_good(flags)
     unit = unit_absorption(centre, width, air_mass=factor, table=target)
-    layers = {
-        key: np.full(shape, np.nan, np.float32)
-        for key in ("ch4_enhancement", "ch4_enhancement_linear", "ch4_uncertainty", "ch4_sensitivity")
-    }
-    labels = _label(values, good)
+    layers = {key: np.full(shape, np.nan, np.float32) for key in _FIELDS}
+    labels = cluster_labels(values, good)
     for label in range(labels.max() + 1):
         members = labels == label
         spectra = values[members]
         found = filter_columns(
             spectra[None], np.ones((1, len(spectra)), bool), unit[None], None, method=method, block=1
         )
-        layers["ch4_enhancement"][members] = found.enhancement[0]
-        layers["ch4_enhancement_linear"][members] = found.linear[0]
-        layers["ch4_uncertainty"][members] = found.uncertainty[0]
-        layers["ch4_sensitivity"][members] = found.sensitivity[0]
+        for key, source in _FIELDS.items():
+            layers[key][members] = getattr(found, source)[0]
         if not found.usable[0]:
             flags[members] |= np.uint16(SwathQuality.COLUMN_NOT_RETRIEVED)
     _check_any(layers["ch4_enhancement"], flags)
@@ -375,30 +464,10 @@ def _clusters(
         flags=no_value(flags, layers["ch4_enhancement"]),
         attributes={
             **_about(node, method, target, "per cluster"),
+            **_unused_masks(shape, MAP, node, companions),
             "maturity": "experimental",
             "air_mass": factor,
             "clusters": int(labels.max()) + 1,
+            "bands_filtered": len(bands),
         },
     )
-
-
-def _label(values: NDArray[np.float32], good: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """Return a cluster number per pixel, -1 for those that are not good: like colours in few bands, without methane.
-
-    Clusters are by the shape and the brightness at the ends of the window, where methane hardly absorbs, so that no
-    plume is a cluster of its own.  The same input gives the same numbers.
-    """
-    labels = np.full(good.shape, -1, np.int64)
-    count = int(np.clip(good.sum() // _PIXELS_PER_CLUSTER, 1, _MOST_CLUSTERS))
-    if not good.any():
-        return labels
-    labels[good] = 0
-    if count == 1:
-        return labels
-    spectra = values[good]
-    clear = np.log(np.maximum(spectra[:, [0, 1, 2, 3]], 1e-6))
-    features = np.stack([clear.mean(axis=1), clear[:, 3] - clear[:, 0]], axis=1)
-    features = (features - features.mean(axis=0)) / np.maximum(features.std(axis=0), 1e-9)
-    _, found = kmeans2(features.astype(np.float64), count, minit="++", seed=0)
-    _, labels[good] = np.unique(found, return_inverse=True)
-    return labels

@@ -54,7 +54,10 @@ class Placement:
         return [min(left, right), min(bottom, top), max(left, right), max(bottom, top)]
 
     def outline(self) -> list[tuple[float, float]]:
-        """Return the edge in longitude and latitude, counterclockwise, closed: 8 points per side, as straight lines bend."""
+        """Return the edge in longitude and latitude, counterclockwise, closed: 8 points per side, as straight lines bend.
+
+        Across the antimeridian longitudes jump, or run on beyond 180, as the CRS has it: `antimeridian.cut` settles that.
+        """
         rows, columns = self.shape
         steps = np.linspace(0.0, 1.0, 8, endpoint=False)
         edge = np.concatenate(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +13,7 @@ import pyarrow.parquet as pq
 import rustac
 
 from geostack_pipeline.errors import StorageError
+from geostack_pipeline.publish.antimeridian import box_around, crosses
 from geostack_pipeline.publish.schemas import STAC_VERSION
 
 _TEMPLATE: dict[str, Any] = {
@@ -43,9 +45,8 @@ def items_parquet(items: Sequence[dict[str, Any]]) -> bytes:
                 found=str(error),
                 action="free space there, or set TMPDIR to another folder",
             ) from error
-    table = table.replace_schema_metadata(
-        {key: metadata[key] for key in (b"geo", b"stac-geoparquet") if key in metadata}
-    )
+    kept = {key: metadata[key] for key in (b"geo", b"stac-geoparquet") if key in metadata}
+    table = table.replace_schema_metadata({**kept, b"geo": _geo(kept[b"geo"], ordered)})
     table = table if ordered else table.slice(1)
     if table.column("id").to_pylist() != [item["id"] for item in ordered]:
         raise StorageError(
@@ -56,3 +57,19 @@ def items_parquet(items: Sequence[dict[str, Any]]) -> bytes:
     sink = io.BytesIO()
     pq.write_table(table, sink, compression="zstd")
     return sink.getvalue()
+
+
+def _geo(written: bytes, items: Sequence[dict[str, Any]]) -> bytes:
+    """Return the format's metadata; of items across the antimeridian with what GeoParquet 1.1 says of those.
+
+    Boxes have west > east then, of a row and of the file.  The rows' boxes are no covering: a reader that takes them for
+    one compares numbers and would miss these rows.
+    """
+    boxes = [item["bbox"] for item in items]
+    if not any(map(crosses, boxes)):
+        return written
+    geo: dict[str, Any] = json.loads(written)
+    column = geo["columns"][geo["primary_column"]]
+    column["bbox"] = box_around(boxes)
+    column.pop("covering", None)
+    return json.dumps(geo, separators=(",", ":")).encode()

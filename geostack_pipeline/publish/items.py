@@ -13,6 +13,7 @@ import numpy as np
 import shapely
 from numpy.typing import NDArray
 
+from geostack_pipeline.publish.antimeridian import box_around, box_of, cut
 from geostack_pipeline.publish.cog import Placement
 from geostack_pipeline.publish.products import PLUMES, PROCESSOR, Layer, Sensor
 from geostack_pipeline.publish.schemas import EXTENSIONS, STAC_VERSION
@@ -80,6 +81,12 @@ def stamp(moment: datetime) -> str:
     return utc.isoformat(timespec="milliseconds" if utc.microsecond else "seconds").replace("+00:00", "Z")
 
 
+def placed(shape: Any) -> Document:
+    """Return ``geometry`` and ``bbox`` of a feature from a polygon, or several, in degrees."""
+    on_earth = cut(shape)
+    return {"geometry": json.loads(shapely.to_geojson(on_earth)), "bbox": box_of(on_earth)}
+
+
 def file_facts(data: bytes, sha256: str) -> Document:
     """Return size and checksum of a file: a multihash of kind sha2-256."""
     return {"file:size": len(data), "file:checksum": f"1220{sha256}"}
@@ -139,12 +146,12 @@ def field_item(
     origin: Origin,
     related: Iterable[Document] = (),
 ) -> Document:
-    """Return the item of one node of fields at one time."""
+    """Return the item of one node of fields at one time; an unknown cloud cover is left out: the schema has no null."""
     properties = {
         "title": title,
         **_common(time, sensor, platforms, origin),
         **projection(place),
-        "eo:cloud_cover": cloud_cover,
+        **({} if cloud_cover is None else {"eo:cloud_cover": cloud_cover}),
         **origin.properties,
     }
     used = ("eo", "file", "processing", "projection", "raster")
@@ -224,8 +231,7 @@ def _item(
         "stac_extensions": [EXTENSIONS[name] for name in extensions],
         "id": item_id,
         "collection": collection,
-        "geometry": json.loads(shapely.to_geojson(shape)),
-        "bbox": [float(part) for part in shape.bounds],
+        **placed(shape),
         "properties": dict(sorted(properties.items())),
         "links": [
             {"rel": "root", "href": "../../catalog.json", "type": JSON},
@@ -286,9 +292,8 @@ def extent(items: Sequence[Document]) -> Document:
     """Return the extent of items; of none the whole world at no stated time."""
     if not items:
         return {"spatial": {"bbox": [[-180.0, -90.0, 180.0, 90.0]]}, "temporal": {"interval": [[None, None]]}}
-    boxes = np.array([item["bbox"] for item in items])
     times = sorted(item["properties"]["datetime"] for item in items)
-    box = [*boxes[:, :2].min(axis=0).tolist(), *boxes[:, 2:].max(axis=0).tolist()]
+    box = box_around(item["bbox"] for item in items)
     return {"spatial": {"bbox": [box]}, "temporal": {"interval": [[times[0], times[-1]]]}}
 
 
@@ -299,7 +304,14 @@ def _summaries(items: Sequence[Document]) -> Document:
         )
 
     found = {
-        name: values(name) for name in ("platform", "constellation", f"{PREFIX}maturity", f"{PREFIX}method")
+        name: values(name)
+        for name in (
+            "platform",
+            "constellation",
+            f"{PREFIX}maturity",
+            f"{PREFIX}method",
+            f"{PREFIX}model_version",
+        )
     }
     instruments = sorted({one for item in items for one in item["properties"].get("instruments", [])})
     return {name: some for name, some in {**found, "instruments": instruments}.items() if some}

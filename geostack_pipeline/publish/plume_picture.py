@@ -36,13 +36,15 @@ _LEAST_PIXELS = 48
 _MARGIN = 0.45
 """Of the plume's length, on each side."""
 _PAPER = 0.93
-_COLOURS_NM = (660.0, 560.0, 480.0)
-_NEAR_NM = 60.0
-"""A band further from a colour does not stand for it."""
 
 
 def plume_picture(
-    fields: xr.Dataset, row: Mapping[str, Any], *, time_index: int, cube: xr.Dataset | None = None
+    fields: xr.Dataset,
+    row: Mapping[str, Any],
+    *,
+    time_index: int,
+    cube: xr.Dataset | None = None,
+    colours: NDArray[np.float32] | None = None,
 ) -> bytes:
     """Return a PNG of a plume's surroundings: heat over true colour, outline, source, and the wind where it is known.
 
@@ -52,6 +54,7 @@ def plume_picture(
         time_index: Which time of the node it was seen at; a node without times takes 0.
         cube: The cube node on the same grid, for the true colours; without one, or without its bands, the ground is
             plain.
+        colours: The true colours themselves on that grid, instead: of a spectrometer, from `ground_colours`.
     """
     place = placement(fields)
     project = pyproj.Transformer.from_crs("OGC:CRS84", place.crs, always_xy=True)
@@ -72,7 +75,10 @@ def plume_picture(
         # A retrieval that states no noise: its scatter around the plume stands for it.
         middle = np.nanmedian(enhancement)
         noise = np.full(enhancement.shape, 1.4826 * np.nanmedian(np.abs(enhancement - middle)), np.float32)
-    ground = _ground(cube, fields, rows, columns, time_index, enhancement.shape)
+    if colours is not None:
+        ground = colours[rows, columns]
+    else:
+        ground = _ground(cube, fields, rows, columns, time_index, enhancement.shape)
     x, y = part["x"].values, part["y"].values
     west, east, south, north = _extent(x, y)
     aspect = (north - south) / (east - west)
@@ -136,9 +142,6 @@ def _ground(
     plain = np.full((*shape, 3), _PAPER, np.float32)
     if cube is None:
         return plain
-    if "wavelength" in cube.dims:
-        colours = _spectral_colours(cube, fields)
-        return plain if colours is None else colours[rows, columns]
     if not {"reflectance", "scl"} <= set(cube.data_vars) or "band" not in cube.dims:
         return plain
     if not all(cube[axis].equals(fields[axis]) for axis in ("x", "y")):
@@ -148,40 +151,6 @@ def _ground(
     if whole.shape[:2] != (cube.sizes["y"], cube.sizes["x"]):
         return _background(cube.isel(y=rows, x=columns), time_index)
     return whole[rows, columns]
-
-
-def _spectral_colours(cube: xr.Dataset, fields: xr.Dataset) -> NDArray[np.float32] | None:
-    """Return red, green and blue of a spectrometer's node on the grid of its fields, stretched; None without them."""
-    name = next((each for each in ("radiance", "reflectance", "spectra") if each in cube.data_vars), None)
-    if name is None:
-        return None
-    wavelength = np.asarray(cube["wavelength"].values, np.float64)
-    bands = [int(np.argmin(np.abs(wavelength - nm))) for nm in _COLOURS_NM]
-    if any(abs(wavelength[band] - nm) > _NEAR_NM for band, nm in zip(bands, _COLOURS_NM, strict=True)):
-        return None
-    planes = cube[name].isel(wavelength=bands)
-    if "downtrack" in planes.dims:
-        if "glt_x" not in cube:
-            return None
-        from geostack_pipeline.cube.ortho import apply_glt  # noqa: PLC0415 - it compiles
-
-        sensor = np.asarray(planes.transpose("downtrack", "crosstrack", "wavelength").values, np.float32)
-        colours = apply_glt(sensor, cube["glt_x"].values, cube["glt_y"].values, np.float32("nan"))
-    elif {"x", "y"} <= set(planes.dims):
-        colours = np.asarray(planes.transpose("y", "x", "wavelength").values, np.float32)
-    else:
-        return None
-    if colours.shape[:2] != (fields.sizes["y"], fields.sizes["x"]):
-        return None
-    known = np.isfinite(colours).all(axis=-1)
-    if not known.any():
-        return None
-    # Each colour by itself: radiance is bluer than the ground, by the air above it.
-    low, high = np.percentile(colours[known], [1.0, 99.0], axis=0)
-    low *= 0.6
-    stretched = np.clip((np.nan_to_num(colours) - low) / np.maximum(high - low, 1e-6), 0.0, 1.0) ** 0.9
-    stretched[~known] = _PAPER
-    return np.asarray(stretched, np.float32)
 
 
 def _figure(aspect: float) -> tuple[Figure, Any, Any]:

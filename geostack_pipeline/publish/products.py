@@ -78,6 +78,12 @@ LAYERS: tuple[Layer, ...] = (
         roles=("data", "uncertainty"),
     ),
     Layer(variable="ch4_sensitivity", title="Sensitivity of the matched filter", unit="1", roles=("data",)),
+    Layer(
+        variable="spectral_misfit",
+        title="Distance of the spectrum from background and methane",
+        unit="1",
+        roles=("data", "quality"),
+    ),
     Layer(variable="plume_probability", title="Probability of a plume", unit="1", roles=("data",)),
     Layer(variable="quality_flags", title="Quality flags", unit="", roles=("data", "quality")),
 )

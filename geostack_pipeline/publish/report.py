@@ -186,6 +186,7 @@ def _card(number: int, plume: ReportPlume) -> str:
             "Enhancement",
             f"{row['mean_enhancement_ppm_m']:,.0f} mean, {row['max_enhancement_ppm_m']:,.0f} max ppm m",
         ),
+        *_model(row),
         ("Source", f"{_place(row)}<br><small>{escape(str(row['source_method']))}</small>"),
         ("Wind", _wind(row)),
         ("Seen through", escape(", ".join(row["providers"]))),
@@ -201,6 +202,15 @@ def _card(number: int, plume: ReportPlume) -> str:
         f'<h3><span class="badge">{number}</span> {escape(str(row["area"]))}</h3>{headline}'
         f'<dl class="facts">{listed}</dl><p class="id">{escape(str(row["plume_id"]))}</p></div></article>'
     )
+
+
+def _model(row: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return what the plume model says; nothing where none found the plume."""
+    if row.get("model_version") is None:
+        return []
+    numbers = f"{row['probability_max']:.2f} max, {row['probability_mean']:.2f} mean"
+    version = f'<span class="mono">{escape(str(row["model_version"])[:12])}</span>'
+    return [("Probability", f"{numbers}<br><small>{escape(str(row['model_name']))} {version}</small>")]
 
 
 def _wind(row: Mapping[str, Any]) -> str:

@@ -10,11 +10,20 @@ from typing import Any
 import numpy as np
 import shapely
 
+from geostack_pipeline.publish.label_places import Place, place_labels
+
 Box = tuple[float, float, float, float]
 WIDTH, HEIGHT = 460.0, 380.0
 _PAD = (54.0, 14.0, 14.0, 30.0)
 """Left, right, top, bottom: room for the degrees."""
 _KM_PER_DEGREE = 111.195
+_DIGIT = (7.4, 14.0)
+"""Width and height of a digit of the plumes' numbers with its halo, pixels."""
+_HALO = 4.0
+_ARROW_BOX = (68.0, 74.0)
+"""Width and height of the wind's corner."""
+_BAR_BOX = (150.0, 36.0)
+"""The same of the bar's."""
 
 
 class _Frame:
@@ -73,8 +82,8 @@ def area_map(
         f'<path class="plume" d="{frame.path(shapely.from_wkb(row["geometry"]))}"><title>{_title(number, row)}</title></path>'
         for number, row in plumes
     ]
-    layers += [_source(frame, number, row) for number, row in plumes]
     wind = next((row for _, row in plumes if row["wind_speed_m_s"] is not None), None)
+    layers += _sources(frame, plumes, windy=wind is not None)
     if wind is not None:
         layers.append(_arrow(wind))
     layers.append(_bar(frame))
@@ -108,12 +117,31 @@ def _title(number: int, row: Mapping[str, Any]) -> str:
     return escape(f"plume {number}: {told}")
 
 
-def _source(frame: _Frame, number: int, row: Mapping[str, Any]) -> str:
-    x, y = frame.xy(row["source_longitude"], row["source_latitude"])
-    return (
-        f'<circle class="source" cx="{x:.1f}" cy="{y:.1f}" r="4"/>'
-        f'<text class="number" x="{x - 8:.1f}" y="{y - 8:.1f}" text-anchor="end">{number}</text>'
-    )
+def _sources(frame: _Frame, plumes: Sequence[tuple[int, Mapping[str, Any]]], *, windy: bool) -> list[str]:
+    """Return the sources with their numbers, each beside its own and clear of the others, the wind and the bar."""
+    left, right, top, bottom = _PAD
+    points = [frame.xy(row["source_longitude"], row["source_latitude"]) for _, row in plumes]
+    sizes = [(_DIGIT[0] * len(str(number)) + _HALO, _DIGIT[1]) for number, _ in plumes]
+    edge = (left, top, WIDTH - right, HEIGHT - bottom)
+    blocked = [(left, edge[3] - _BAR_BOX[1], left + _BAR_BOX[0], edge[3])]
+    if windy:
+        blocked.append((edge[2] - _ARROW_BOX[0], top, edge[2], top + _ARROW_BOX[1]))
+    places = place_labels(points, sizes, frame=edge, blocked=blocked)
+    lines = [_leader(point, place) for point, place in zip(points, places, strict=True) if place.moved]
+    circles = [f'<circle class="source" cx="{x:.1f}" cy="{y:.1f}" r="4"/>' for x, y in points]
+    numbers = []
+    for (number, _), place in zip(plumes, places, strict=True):
+        x, y = place.middle
+        # Digits have no descenders: their middle is a third of the font's size above the line.
+        numbers.append(
+            f'<text class="number" x="{x:.1f}" y="{y + 4.4:.1f}" text-anchor="middle">{number}</text>'
+        )
+    return [*lines, *circles, *numbers]
+
+
+def _leader(point: tuple[float, float], place: Place) -> str:
+    x, y = place.middle
+    return f'<path class="leader" d="M{point[0]:.1f} {point[1]:.1f}L{x:.1f} {y:.1f}"/>'
 
 
 def _arrow(row: Mapping[str, Any]) -> str:

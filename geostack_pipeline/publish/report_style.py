@@ -31,6 +31,7 @@ svg{display:block;width:100%;height:auto}
 .plume{fill:var(--heat);fill-opacity:.78;stroke:var(--card);stroke-width:.8}
 .source{fill:var(--card);stroke:var(--ink);stroke-width:1.6}
 .number{fill:var(--ink);font-size:12.5px;font-weight:700;paint-order:stroke;stroke:var(--card);stroke-width:3.5px}
+.leader{stroke:var(--soft);stroke-width:1;fill:none}
 .wind{stroke:var(--ink);stroke-width:1.7;fill:none;stroke-linecap:round;stroke-linejoin:round}
 .bar{stroke:var(--ink);stroke-width:2.4}
 .scroll{overflow-x:auto;background:var(--card);border:1px solid var(--line);border-radius:12px;box-shadow:var(--shadow)}

@@ -14,6 +14,7 @@ from typing import Any
 
 from jsonschema import Draft7Validator
 from referencing import Registry
+from referencing.exceptions import Unresolvable
 from referencing.jsonschema import DRAFT7
 
 STAC_VERSION = "1.1.0"
@@ -31,12 +32,15 @@ EXTENSIONS: Mapping[str, str] = {
     for name, version in (
         ("eo", "v1.1.0"),
         ("file", "v2.1.0"),
+        ("mlm", "v1.4.0"),
         ("processing", "v1.0.0"),
         ("projection", "v2.0.0"),
         ("raster", "v1.1.0"),
     )
 }
 """Extension -> address of its schema: those that results use."""
+_REFERRED = ("https://stac-extensions.github.io/processing/v1.1.0/schema.json",)
+"""Schemas that only other schemas name."""
 
 
 @cache
@@ -44,8 +48,8 @@ def _registry() -> Registry[Any]:
     """Return every schema by the address that others refer to it by."""
     found: dict[str, Any] = {}
     own = files("geostack_pipeline") / "data" / "stac_schemas"
-    for name, address in EXTENSIONS.items():
-        version = address.split("/")[-2]
+    for address in (*EXTENSIONS.values(), *_REFERRED):
+        name, version = address.split("/")[-3:-1]
         found[address] = json.loads((own / f"{name}-{version}.json").read_text("utf-8"))
     found[_PROJJSON] = json.loads((own / "projjson-v0.7.json").read_text("utf-8"))
     stac = files("pystac") / "validation" / "jsonschemas"
@@ -74,7 +78,7 @@ def _validator(address: str) -> Draft7Validator:
 def problems(document: Mapping[str, Any]) -> list[str]:
     """Return what is wrong with an item, collection or catalog: at most one line per schema; none when it is valid.
 
-    An extension whose schema is not carried is a problem too: nobody has looked.
+    An extension whose schema is not carried, or refers to one that is not, is a problem too: nobody has looked.
     """
     kind = str(document.get("type"))
     if kind not in _CORE:
@@ -87,9 +91,12 @@ def problems(document: Mapping[str, Any]) -> list[str]:
         if address not in known and address != _CORE[kind]:
             found.append(f"{address}: no schema is carried")
             continue
-        error = next(
-            iter(sorted(_validator(address).iter_errors(document), key=lambda one: -len(one.path))), None
-        )
+        try:
+            errors = sorted(_validator(address).iter_errors(document), key=lambda one: -len(one.path))
+        except Unresolvable as missing:
+            found.append(f"{address}: refers to {missing.ref}: no schema is carried")
+            continue
+        error = next(iter(errors), None)
         if error is not None:
             where = "/".join(map(str, error.absolute_path)) or "the document"
             found.append(f"{address}: {where}: {error.message}"[:400])

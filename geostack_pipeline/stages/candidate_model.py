@@ -20,7 +20,7 @@ import polars as pl
 from geostack_pipeline.errors import ArtifactNotFoundError, GeostackError
 from geostack_pipeline.learning.profiles import PROFILES, Architecture, Recipe
 from geostack_pipeline.settings import LearningSettings
-from geostack_pipeline.stages import training_set
+from geostack_pipeline.stages import training_members, training_set, training_tiles
 from geostack_pipeline.stages.compiling import prepare_kernels
 from geostack_pipeline.stages.progress import Event, emit
 from geostack_pipeline.stages.tables import parquet_bytes
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 NAME = "candidate_model"
 PARTITION = "all"
-CODE_VERSION = "1"
+CODE_VERSION = "3"
 MOST_THRESHOLD_GRANULES = 40
 """Granules on which thresholds are chosen."""
 
@@ -163,7 +163,13 @@ def _train(ws: Workspace, source: Snapshot, target: str) -> tuple[Snapshot, dict
         )
         tile = inference_tile(own, chosen)
         model = PlumeModel(
-            network=trained.model, version=target, name=FAMILY, tile=tile, overlap=tile // 4, threshold=0.5
+            network=trained.model,
+            version=target,
+            name=FAMILY,
+            tile=tile,
+            overlap=tile // 4,
+            threshold=0.5,
+            product_version=source.meta["recipe"]["product"],
         )
         judged = list(granules_for_thresholds(ws, source))
         model = dataclasses.replace(model, calibration=calibrated(model.probabilities, judged))
@@ -174,6 +180,7 @@ def _train(ws: Workspace, source: Snapshot, target: str) -> tuple[Snapshot, dict
         meta = {
             "model": FAMILY,
             "training_set": source.version,
+            "product_version": model.product_version,
             "labelled": source.meta["labelled"],
             "architecture": chosen.architecture.as_dict(),
             "profile": own.profile,
@@ -190,7 +197,15 @@ def _train(ws: Workspace, source: Snapshot, target: str) -> tuple[Snapshot, dict
         }
         config = {
             name: meta[name]
-            for name in ("model", "architecture", "tile", "overlap", "threshold", "calibration")
+            for name in (
+                "model",
+                "product_version",
+                "architecture",
+                "tile",
+                "overlap",
+                "threshold",
+                "calibration",
+            )
         }
         attempt.put(WEIGHTS, data)
         attempt.put(CONFIG, json.dumps({**config, "version": target}, indent=1, sort_keys=True).encode())
@@ -208,6 +223,7 @@ def _train(ws: Workspace, source: Snapshot, target: str) -> tuple[Snapshot, dict
             span=(facts["first"], facts["last"]),
             weights={"size": len(data), "sha256": hashlib.sha256(data).hexdigest()},
             training_set=source.version,
+            jax=meta["jax"],
         )
         attempt.put(ITEM, json.dumps(item, indent=1).encode())
         text = card(
@@ -285,6 +301,7 @@ def load(snapshot: Snapshot) -> PlumeModel:
         overlap=meta["overlap"],
         threshold=meta["threshold"],
         calibration=Platt(**meta["calibration"]),
+        product_version=meta.get("product_version"),
     )
 
 
@@ -380,8 +397,8 @@ def granules_of(ws: Workspace, source: Snapshot, splits: Sequence[str]) -> Itera
     ring = source.meta["recipe"]["ring"]
     rows = source.open("members").filter(pl.col("split").is_in(list(splits))).sort("item_id")
     for row in rows.iter_rows(named=True):
-        member, cubes = training_set.stored_member(ws, row)
-        fields = training_set.read_granule(member, cubes, ring)
+        member, cubes = training_members.stored_member(ws, row)
+        fields = training_tiles.read_granule(member, cubes, ring)
         yield Granule(
             item_id=member.granule.item_id,
             stack=fields.stack,

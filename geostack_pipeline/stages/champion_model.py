@@ -19,7 +19,7 @@ from geostack_pipeline.storage.snapshot import Snapshot
 
 NAME = "champion_model"
 PARTITION = "all"
-CODE_VERSION = "1"
+CODE_VERSION = "3"
 
 
 def champion(ws: Workspace) -> Snapshot | None:
@@ -85,6 +85,9 @@ def gate_check(judged: Snapshot) -> Check:
     """Return the verdict of an evaluation as a check with its numbers."""
     said: Mapping[str, Any] = judged.meta["verdict"]
     detail: dict[str, Any] = {"candidate": judged.meta["candidate"], "against": said["against"]}
+    left_out = judged.meta.get("champion_left_out")
+    if left_out is not None:
+        detail["champion_left_out"] = f"{judged.meta['champion']}: {left_out}"
     for each in said["criteria"]:
         numbers = ", ".join(
             f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}"

@@ -26,10 +26,10 @@ from geostack_pipeline.storage.digest import version_of
 from geostack_pipeline.storage.snapshot import Snapshot
 
 if TYPE_CHECKING:
-    import xarray as xr
+    from geostack_pipeline.cube.stream import Seen
 
 NAME = "cube"
-CODE_VERSION = "2"
+CODE_VERSION = "3"
 TREE = "tree.zarr"
 
 PHYSICAL_RANGE = (-0.05, 1.6)
@@ -133,9 +133,9 @@ def _write(
     # Compilers and plotting are loaded where something is computed: planning and adopting need none of them.
     import xarray as xr
 
-    from geostack_pipeline.cube.build import build_packed
-    from geostack_pipeline.cube.overviews import write_with_overviews
-    from geostack_pipeline.cube.write import finish_tree, write_node
+    from geostack_pipeline.cube.overviews import write_overviews
+    from geostack_pipeline.cube.stream import write_cube
+    from geostack_pipeline.cube.write import finish_tree
     from geostack_pipeline.publish.quicklook import true_colour
 
     asset = asset_name(provider.key, NAME)
@@ -163,22 +163,22 @@ def _write(
             if area.name not in wanted or area.name in taken:
                 continue
             rows = manifest.filter(pl.col("area") == area.name)
-            packed = build_packed(
+            seen = write_cube(
+                zarr,
+                area.name,
                 grid_for(area),
                 scene_layers(ws, rows, [*bands, *_classes(provider)]),
                 bands,
+                attributes={"area": area.name, "provider": provider.key, "partition": day},
                 resampling=_resampling(ws, provider, area),
             )
-            packed.attrs.update({"area": area.name, "provider": provider.key, "partition": day})
             if overviews:
-                write_with_overviews(zarr, area.name, packed, grid_for(area), overviews)
-            else:
-                write_node(zarr, area.name, packed)
-            dataset = xr.decode_cf(packed)
+                write_overviews(zarr, area.name, grid_for(area), overviews)
+            stored = xr.open_zarr(zarr, group=area.name, chunks=None, consolidated=False, zarr_format=3)
             attempt.put(
-                f"quicklook-{area.name}.png", true_colour(dataset, title=f"{provider.key} {area.name}")
+                f"quicklook-{area.name}.png", true_colour(stored, title=f"{provider.key} {area.name}")
             )
-            attempt.put(f"summary-{area.name}.parquet", _summary(area.name, dataset))
+            attempt.put(f"summary-{area.name}.parquet", _summary(area.name, seen))
         finish_tree(zarr, {"provider": provider.key, "partition": day})
         snapshot = attempt.commit(
             meta={"rows": len(wanted), "areas": sorted(wanted), "bands": bands}, nodes=wanted
@@ -200,7 +200,8 @@ def _write_swath(
     taken: set[str],
 ) -> tuple[dict[str, Any], dict[str, str]]:
     """Write the nodes that were not taken over; return the artifact's facts and the versions of all its nodes."""
-    outside = cube_swath.write_nodes(ws, provider, day, manifest, attempt, set(wanted) - taken)
+    abouts = cube_swath.plume_metadata(ws, manifest)
+    outside = cube_swath.write_nodes(ws, provider, day, manifest, abouts, attempt, set(wanted) - taken)
     there = {name: version for name, version in wanted.items() if name not in outside}
     meta = {
         "rows": len(there),
@@ -210,6 +211,10 @@ def _write_swath(
         "bands": list(ws.provider_settings(provider.key).bands),
         "outside": dict(sorted(outside.items())),
         "without_node": cube_swath.without_node(manifest),
+        # They are drawn in no granule.
+        "outlines_not_read": {
+            item_id: about for item_id, about in sorted(abouts.items()) if isinstance(about, str)
+        },
     }
     return meta, there
 
@@ -262,22 +267,19 @@ SUMMARY_SCHEMA: Mapping[str, Any] = {
 }
 
 
-def _summary(name: str, dataset: xr.Dataset) -> bytes:
-    rows = []
-    for index, time in enumerate(dataset["time"].values):
-        slab = dataset["reflectance"].isel(time=index)
-        values = slab.values
-        rows.append(
-            {
-                "area": name,
-                "time": str(np.datetime_as_string(time, unit="s")),
-                "shape": "x".join(str(size) for size in slab.shape),
-                "valid_fraction": float(np.isfinite(values).mean()),
-                "smallest": float(np.nanmin(values)) if np.isfinite(values).any() else None,
-                "largest": float(np.nanmax(values)) if np.isfinite(values).any() else None,
-                "scenes": np.setdiff1d(dataset["source_scene"].isel(time=index).values, [-1]).size,
-            }
-        )
+def _summary(name: str, seen: Sequence[Seen]) -> bytes:
+    rows = [
+        {
+            "area": name,
+            "time": str(np.datetime_as_string(each.time, unit="s")),
+            "shape": "x".join(str(size) for size in each.shape),
+            "valid_fraction": each.valid_fraction,
+            "smallest": each.smallest,
+            "largest": each.largest,
+            "scenes": each.scenes,
+        }
+        for each in seen
+    ]
     return parquet_bytes(pl.DataFrame(rows, schema=SUMMARY_SCHEMA))
 
 
@@ -294,7 +296,7 @@ def summary(snapshot: Snapshot) -> pl.DataFrame:
 def _checks(snapshot: Snapshot, kind: str) -> tuple[Check, ...]:
     table = summary(snapshot)
     if kind == "swath":
-        return cube_swath.checks(table)
+        return cube_swath.checks(snapshot, table)
     low, high = PHYSICAL_RANGE
     empty = table.filter(pl.col("valid_fraction") == 0.0)
     outside = table.filter((pl.col("smallest") < low) | (pl.col("largest") > high))

@@ -6,7 +6,6 @@ over, not read again.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -15,12 +14,13 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from geostack_pipeline.errors import StorageError
+from geostack_pipeline.learning.labels import About, names_scene, read_metadata
 from geostack_pipeline.providers.contract import Provider
 from geostack_pipeline.stages.tables import parquet_bytes
 from geostack_pipeline.stages.wishes import joint_box
 from geostack_pipeline.stages.workspace import Check, Workspace
 from geostack_pipeline.storage.digest import version_of
+from geostack_pipeline.storage.snapshot import Snapshot
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from geostack_pipeline.cube.swath import Granule, Node, Outline
     from geostack_pipeline.storage.artifacts import Attempt
 
-CODE_VERSION = "2"
+CODE_VERSION = "4"
 """Counts changes of swath nodes; the code version of the stage counts with it."""
 PLUME, PLUME_METADATA = "CH4PLM", "CH4PLMMETA"
 ENHANCEMENT = "CH4ENH"
@@ -126,9 +126,18 @@ def _plume_rows(item_id: str, rows: pl.DataFrame, manifest: pl.DataFrame) -> pl.
 
 
 def write_nodes(
-    ws: Workspace, provider: Provider, day: str, manifest: pl.DataFrame, attempt: Attempt, todo: set[str]
+    ws: Workspace,
+    provider: Provider,
+    day: str,
+    manifest: pl.DataFrame,
+    abouts: Mapping[str, About | str],
+    attempt: Attempt,
+    todo: set[str],
 ) -> dict[str, str]:
-    """Write the nodes named in ``todo``; return those that do not reach the areas after all, with the reason."""
+    """Write the nodes named in ``todo``; return those that do not reach the areas after all, with the reason.
+
+    ``abouts`` is what `plume_metadata` returned.
+    """
     from geostack_pipeline.cube.swath import DEFAULT_RANGES, OutsideError, node_name, open_granule
 
     areas = {area.name: area for area in ws.areas}
@@ -140,7 +149,7 @@ def write_nodes(
             continue
         granule = _granule(ws, item_id, rows)
         bounds = joint_box([areas[area] for area in granule.area.split("+") if area in areas])
-        outlines = _outlines(ws, item_id, _plume_rows(item_id, rows, manifest))
+        outlines = _outlines(ws, item_id, _plume_rows(item_id, rows, manifest), abouts)
         try:
             with open_granule(granule, bounds=bounds, ranges=ranges, outlines=outlines) as node:
                 _write(provider, day, attempt, name, node)
@@ -176,8 +185,13 @@ def _file(ws: Workspace, row: Mapping[str, Any]) -> Any:
     )
 
 
-def _outlines(ws: Workspace, item_id: str, plumes: pl.DataFrame) -> Sequence[Outline]:
-    """Return the plumes that lie in a granule: those whose metadata name it, or that have no metadata."""
+def _outlines(
+    ws: Workspace, item_id: str, plumes: pl.DataFrame, abouts: Mapping[str, About | str]
+) -> Sequence[Outline]:
+    """Return the plumes that lie in a granule: those whose metadata name it or nothing, or that have no metadata.
+
+    One whose metadata cannot be read may belong to any granule of the pass, so it is drawn in none.
+    """
     from geostack_pipeline.cube.swath import Outline
 
     found = []
@@ -185,8 +199,8 @@ def _outlines(ws: Workspace, item_id: str, plumes: pl.DataFrame) -> Sequence[Out
         by_asset = {row["asset"]: row for row in rows.iter_rows(named=True)}
         if PLUME not in by_asset:
             continue
-        about = by_asset.get(PLUME_METADATA)
-        if about is not None and not _names(ws, about["blob"], item_id):
+        about = abouts.get(str(plume[0]))
+        if isinstance(about, str) or (about and about.scenes and not names_scene(about.scenes, item_id)):
             continue
         digits = str(plume[0]).rpartition("_")[2]
         found.append(
@@ -195,30 +209,18 @@ def _outlines(ws: Workspace, item_id: str, plumes: pl.DataFrame) -> Sequence[Out
     return sorted(found, key=lambda outline: outline.number)
 
 
-def _names(ws: Workspace, blob: str, item_id: str) -> bool:
-    """Return whether a plume's metadata name a granule, or name none at all."""
+def plume_metadata(ws: Workspace, manifest: pl.DataFrame) -> dict[str, About | str]:
+    """Return what the metadata of each plume tell, or why they cannot be read.  One small read per plume."""
     import obstore
 
-    data = bytes(obstore.get(ws.artifacts.root.store, blob).bytes())
-    try:
-        features = json.loads(data).get("features", [])
-        listed = {
-            str(name)
-            for feature in features
-            for key in ("DAAC Scene Names", "Scene FIDs")
-            for name in feature.get("properties", {}).get(key) or ()
-        }
-    except (ValueError, AttributeError, TypeError) as error:
-        raise StorageError(
-            "a plume's metadata cannot be read",
-            subject=blob,
-            found=str(error)[:120],
-            action="run the date's granules again with --refresh",
-        ) from None
-    if not listed:
-        return True
-    start = item_id.split("_")[-3].lower() if item_id.count("_") >= 3 else item_id
-    return item_id in listed or f"emit{start}" in {name.lower() for name in listed}
+    found: dict[str, About | str] = {}
+    for row in manifest.filter(pl.col("asset") == PLUME_METADATA).iter_rows(named=True):
+        data = bytes(obstore.get(ws.artifacts.root.store, row["blob"]).bytes())
+        try:
+            found[row["item_id"]] = read_metadata(data)
+        except ValueError as error:
+            found[row["item_id"]] = str(error)
+    return found
 
 
 class _Extent:
@@ -267,7 +269,7 @@ def _write(provider: Provider, day: str, attempt: Attempt, name: str, node: Node
         if variable == node.main:
             extent.add(values)
 
-    write_node(attempt.zarr_store(), name, node.dataset, chunks=node.chunks, on_block=note)
+    write_node(attempt.zarr_store(), name, node.dataset, chunks=node.chunks, apart=node.apart, on_block=note)
     if node.main not in node.chunks:
         extent.add(np.asarray(main.values))
     decoded = xr.decode_cf(node.dataset, decode_coords=False)
@@ -288,8 +290,9 @@ def _summary(name: str, node: Node, main: xr.DataArray, extent: _Extent) -> byte
     return parquet_bytes(pl.DataFrame([row], schema=SUMMARY_SCHEMA))
 
 
-def checks(table: pl.DataFrame) -> tuple[Check, ...]:
+def checks(snapshot: Snapshot, table: pl.DataFrame) -> tuple[Check, ...]:
     """Judge the nodes of a date by their summaries; a date without any passes."""
+    unread: Mapping[str, str] = snapshot.meta.get("outlines_not_read", {})
     if not table.height:
         table = pl.DataFrame(schema=SUMMARY_SCHEMA)
     empty = table.filter(pl.col("valid_fraction") == 0.0)
@@ -316,6 +319,14 @@ def checks(table: pl.DataFrame) -> tuple[Check, ...]:
             detail={
                 "outside": "; ".join(wrong[:3]) or "none",
                 "allowed": "; ".join(f"{name} {low:g} to {high:g}" for name, (low, high) in limits.items()),
+            },
+        ),
+        Check(
+            name="outlines_read",
+            passed=not unread,
+            detail={
+                "not drawn": "; ".join(f"{name}: {why}" for name, why in list(unread.items())[:3]) or "none",
+                "outlines with unreadable metadata": len(unread),
             },
         ),
     )

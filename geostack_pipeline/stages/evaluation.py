@@ -1,7 +1,8 @@
 """Evaluation: the candidate, the champion and the blurred matched filter on the whole granules of the test set.
 
-The test granules are those of the candidate's training set: places that no model ever learnt from.  All methods see the
-same granules in one go; the verdict of the gate is part of the artifact.
+The test granules are those of the candidate's training set: places that no model of these splits ever learnt from.  All
+methods see the same granules in one go; the verdict of the gate is part of the artifact.  A champion that learnt from
+another product version, or under other splits, cannot be judged on them: it counts as none, and the verdict says why.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
 NAME = "evaluation"
 PARTITION = "all"
-CODE_VERSION = "1"
+CODE_VERSION = "3"
 CHAMPION = "champion_model"
 
 
@@ -39,6 +40,7 @@ def version(ws: Workspace, candidate: Snapshot, champion: Snapshot | None) -> st
             "training_set": candidate.meta["training_set"],
             "champion": None if champion is None else champion.version,
             "bootstrap": own.bootstrap,
+            "min_test_granules": own.min_test_granules,
         }
     )
 
@@ -81,22 +83,46 @@ def training_set_of(ws: Workspace, model: Snapshot) -> Snapshot:
     return snapshot
 
 
+def not_comparable(ws: Workspace, source: Snapshot, champion: Snapshot) -> str | None:
+    """Return why a champion cannot be judged on the test granules of a training set; None where it can.
+
+    A hash decides of every cell whether it is for the test, so under cells of another size, or another share of them, the
+    champion may have learnt from these very granules.
+    """
+    learnt = ws.artifacts.find(training_set.NAME, training_set.PARTITION, str(champion.meta["training_set"]))
+    if learnt is None:
+        return "the training set that it learnt from is not stored any more"
+    mine, theirs = source.meta["recipe"], learnt.meta["recipe"]
+    if theirs["product"] != mine["product"]:
+        return f"it learnt from product version {theirs['product']}, the test is of {mine['product']}"
+    (degrees, share, _), (now_degrees, now_share, _) = theirs["cells"], mine["cells"]
+    if (degrees, share) != (now_degrees, now_share):
+        return (
+            "it may have learnt from places of this test: its site_degrees and test_share were "
+            f"{degrees:g} and {share:g}, now they are {now_degrees:g} and {now_share:g}"
+        )
+    return None
+
+
 def _write(ws: Workspace, candidate: Snapshot, champion: Snapshot | None, target: str) -> Snapshot:
     from geostack_pipeline.learning.gate import verdict
-    from geostack_pipeline.learning.judging import BASELINE, baseline, difference, interval_of, judge
+    from geostack_pipeline.learning.judging import BASELINE, LEVELS, baseline, difference, interval_of, judge
     from geostack_pipeline.publish.learning_figures import precision_recall
 
     prepare_kernels(ws)
     own = ws.settings.learning
     source = training_set_of(ws, candidate)
-    methods = [_method("candidate", candidate), baseline(candidate.meta["baseline_threshold"])]
+    methods = [_method("candidate", candidate, LEVELS), baseline(candidate.meta["baseline_threshold"])]
     upstream = {
         f"{candidate.asset}/{PARTITION}": candidate.version,
         f"{source.asset}/{PARTITION}": source.version,
     }
+    left_out: str | None = None
     if champion is not None:
         upstream[f"{champion.asset}/{PARTITION}"] = champion.version
-        methods.append(_method("champion", champion))
+        left_out = not_comparable(ws, source, champion)
+        if left_out is None:
+            methods.append(_method("champion", champion))
     with ws.artifacts.begin(
         NAME, PARTITION, target, kind="table", code_version=CODE_VERSION, upstream=upstream
     ) as attempt:
@@ -107,16 +133,18 @@ def _write(ws: Workspace, candidate: Snapshot, champion: Snapshot | None, target
             for name, other in results.items()
             if name != "candidate" and mine.item_ids
         }
-        reference = "champion" if champion is not None else BASELINE
+        reference = "champion" if "champion" in results else BASELINE
         said = (
             _nothing(reference)
             if not mine.item_ids
-            else verdict(mine, results[reference], paired[reference]).as_dict()
+            else verdict(mine, results[reference], paired[reference], fewest=own.min_test_granules).as_dict()
         )
         meta: dict[str, Any] = {
             "rows": len(mine.item_ids),
             "candidate": candidate.version,
             "champion": None if champion is None else champion.version,
+            "champion_left_out": left_out,
+            "min_test_granules": own.min_test_granules,
             "training_set": source.version,
             "results": {
                 name: {
@@ -143,11 +171,11 @@ def _write(ws: Workspace, candidate: Snapshot, champion: Snapshot | None, target
         return attempt.commit(meta=meta)
 
 
-def _method(name: str, snapshot: Snapshot) -> Method:
+def _method(name: str, snapshot: Snapshot, levels: tuple[float, ...] = ()) -> Method:
     from geostack_pipeline.learning.judging import Method
 
     model = candidate_model.load(snapshot)
-    return Method(name=name, score=model.probabilities, threshold=model.threshold)
+    return Method(name=name, score=model.probabilities, threshold=model.threshold, levels=levels)
 
 
 def _nothing(reference: str) -> dict[str, Any]:
@@ -187,19 +215,15 @@ def _table(results: Mapping[str, Result]) -> pl.DataFrame:
 
 def checks(snapshot: Snapshot) -> tuple[Check, ...]:
     """Judge the judgement: whether there was enough to judge on."""
-    mine = snapshot.meta["results"]["candidate"]
+    mine, fewest = snapshot.meta["results"]["candidate"], snapshot.meta["min_test_granules"]
     return (
         Check(
             name="enough_test_granules",
-            passed=mine["granules"] >= TRUSTED_FROM and mine["plumes"] > 0,
+            passed=mine["granules"] >= fewest and mine["plumes"] > 0,
             detail={
                 "granules": mine["granules"],
                 "plumes": mine["plumes"],
-                "wanted granules": TRUSTED_FROM,
+                "wanted granules": fewest,
             },
         ),
     )
-
-
-TRUSTED_FROM = 20
-"""Below so many granules chance decides the bootstrap."""

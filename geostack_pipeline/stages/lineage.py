@@ -6,12 +6,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
+from urllib.parse import urljoin
 
-from geostack_pipeline.errors import StorageError
 from geostack_pipeline.publish.items import GEOJSON, Source
 from geostack_pipeline.stages import scenes
 from geostack_pipeline.stages.workspace import Workspace, asset_name
-from geostack_pipeline.storage.layout import split_reference
 from geostack_pipeline.storage.snapshot import Snapshot
 
 UMM = "application/vnd.nasa.cmr.umm+json"
@@ -31,15 +30,7 @@ def ancestors(ws: Workspace, snapshot: Snapshot) -> dict[str, Snapshot]:
         name, version = todo.popitem()
         if name in found:
             continue
-        asset, day = split_reference(name)
-        source = ws.artifacts.find(asset, day, version)
-        if source is None:
-            raise StorageError(
-                "a version that the result was made from is gone",
-                subject=f"{name} {version}",
-                action=f"run the date of {asset.partition('/')[0]} again",
-            )
-        found[name] = source
+        source = found[name] = ws.source(name, version)
         # What a model learnt from is no source of what it judges, and may be other versions of the same dates.
         if source.kind != "model":
             todo |= source.upstream
@@ -98,7 +89,9 @@ class SceneLists:
         links = [link for link in row.get("links") or [] if link]
         own = next((link["href"] for link in links if link["rel"] == "self"), None)
         collection = row.get("collection")
-        href, kind = own or f"{self._home}/collections/{collection}/items/{item_id}", GEOJSON
+        href = own or f"{self._home}/collections/{collection}/items/{item_id}"
+        # A catalog may link within its own server (DLR's does); beside our item such a path leads nowhere.
+        href, kind = urljoin(f"{self._home}/", href), GEOJSON
         if (self.ws.settings.provider(self.provider).kind or self.provider) == "earthaccess":
             # No STAC API: CMR has a granule under its concept.
             href, kind = f"{self._home}/concepts/{row.get('cmr:concept_id')}.umm_json", UMM

@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 
 from geostack_pipeline.errors import SettingsError
 from geostack_pipeline.providers.contract import Provider
-from geostack_pipeline.stages import candidate_model, champion_model
+from geostack_pipeline.stages import candidate_model, champion_model, training_set
 from geostack_pipeline.stages.tables import parquet_bytes
 from geostack_pipeline.stages.workspace import Check, Workspace, asset_name
 from geostack_pipeline.storage.digest import version_of
@@ -31,10 +31,14 @@ if TYPE_CHECKING:
     from geostack_pipeline.learning.inference import PlumeModel
     from geostack_pipeline.storage.artifacts import Attempt
 
-CODE_VERSION = "1"
+CODE_VERSION = "4"
 """Counts changes of swath nodes; the code version of the stage counts with it."""
+JUDGED_VERSION = "3"
+"""Counts changes of what is made of a plume model's probability; nodes that no model judges do not depend on it."""
 ENHANCEMENT_RANGE = (-50_000.0, 200_000.0)
 """ppm m: beyond it a field is broken."""
+MASKED_SHARE = 0.5
+"""A granule has a cloud mask where one tells of at least so many of its pixels with a value; edges may have none."""
 
 SUMMARY_SCHEMA: Mapping[str, Any] = {
     "area": pl.String,
@@ -86,7 +90,7 @@ def _with_model(ws: Workspace, settings: dict[str, Any]) -> dict[str, Any]:
     name = f"{champion_model.NAME}/{champion_model.PARTITION}"
     pointer = ws.artifacts.pointer(champion_model.NAME, champion_model.PARTITION)
     chosen = ws.pins.get(name) or (None if pointer is None else pointer.version)
-    return settings if chosen is None else {**settings, "model": chosen}
+    return settings if chosen is None else {**settings, "model": chosen, "judged": JUDGED_VERSION}
 
 
 def _target_digest(path: str | None) -> str | None:
@@ -110,15 +114,19 @@ def version(ws: Workspace, cube_version: str, code: str) -> str:
 
 
 def choose(tree: xr.DataTree, names: Mapping[str, str], chosen: str) -> Choice:
-    """Return which nodes of a date's cube are retrieved under the setting ``methane.filter``."""
+    """Return which nodes of a date's cube are retrieved under the setting ``methane.filter``: one of each scene.
+
+    Of several levels of a scene's spectra, the one with most of what the filter needs is taken: in sensor geometry with a
+    look-up table, else radiance on a map, else reflectance, and last what has no map and so no plumes.
+    """
     from geostack_pipeline.methane.swath_retrieve import is_readable
 
     nodes = {name: tree[name].to_dataset() for name in sorted(names)}
     scenes = {name: str(node.attrs.get("scene", name)) for name, node in nodes.items()}
     products = {scenes[name] for name, node in nodes.items() if "ch4_enhancement" in node}
-    spectra = {
-        scenes[name] for name, node in nodes.items() if is_readable(node) and "ch4_enhancement" not in node
-    }
+    own = [name for name, node in nodes.items() if is_readable(node) and "ch4_enhancement" not in node]
+    # Of one level twice, the last by name: items end in the version of their processing.
+    spectra = {scenes[name]: name for name in sorted(own, key=lambda name: (-_level(nodes[name]), name))}
     choice = Choice()
     for name, node in nodes.items():
         scene = scenes[name]
@@ -132,11 +140,22 @@ def choose(tree: xr.DataTree, names: Mapping[str, str], chosen: str) -> Choice:
             choice.left[name] = f"the radiance of its scene is filtered by {chosen}"
         elif "ch4_enhancement" not in node and scene in products and chosen == "product":
             choice.left[name] = "the methane product of its scene is used"
+        elif "ch4_enhancement" not in node and spectra[scene] != name:
+            choice.left[name] = f"{spectra[scene]} of its scene is used"
         else:
             if "ch4_enhancement" in node:
                 choice.products.add(name)
             choice.wanted[name] = [other for other in nodes if other != name and scenes[other] == scene]
     return choice
+
+
+def _level(node: xr.Dataset) -> int:
+    """Return how well the spectra of a node serve, 0 the best: two levels of one scene would show every plume twice."""
+    if "radiance" in node:
+        return 1 if {"y", "x"} <= set(map(str, node["radiance"].dims)) else 0
+    if "radiance_swir" in node:
+        return 0 if "swir_glt_x" in node else 3
+    return 2
 
 
 def nodes(ws: Workspace, cube: Snapshot, choice: Choice, code: str) -> dict[str, str]:
@@ -176,7 +195,8 @@ def write(
     choice = choose(tree, cube.nodes, own.filter) if tree is not None else Choice()
     wanted = nodes(ws, cube, choice, code)
     champion = model_of(ws)
-    model = None if champion is None or not choice.products else candidate_model.load(champion)
+    model = None if champion is None or not choice.products else _loaded(ws, champion)
+    unasked = {} if model is None or tree is None else _of_other_products(tree, choice.products, model)
     previous = ws.stored(asset, day)
     failed: dict[str, str] = {}
     with ws.artifacts.begin(
@@ -201,7 +221,10 @@ def write(
             assert tree is not None
             try:
                 judge = model if name in choice.products else None
-                plumes += _granule(ws, provider, day, attempt, tree, name, choice.wanted[name], table, judge)
+                others = choice.wanted[name]
+                plumes += _granule(
+                    ws, provider, day, attempt, tree, name, others, table, judge, unasked.get(name)
+                )
             except NotRetrievedError as error:
                 del wanted[name]
                 (choice.left if error.ordinary else failed)[name] = str(error)
@@ -215,7 +238,7 @@ def write(
                 "plumes": plumes,
                 "left_out": dict(sorted(choice.left.items())),
                 "not_retrieved": dict(sorted(failed.items())),
-                **({} if model is None else {"model": model.name, "model_version": model.version}),
+                **_judged_by(model, choice.products, unasked),
             },
             nodes=wanted,
         )
@@ -232,6 +255,7 @@ def _granule(
     companions: list[str],
     table: Any,
     model: PlumeModel | None = None,
+    unasked: str | None = None,
 ) -> int:
     """Write one granule's node; return its number of plume candidates."""
     from dataclasses import replace
@@ -254,7 +278,7 @@ def _granule(
     )
     fields.attrs.update({"provider": provider.key, "partition": day})
     if model is not None:
-        fields = _judged(fields, model)
+        fields = _judged(fields, model, unasked)
     area = str(node.attrs["area"])
     limits = replace(SPECTROMETER, **own.detection.model_dump(exclude_none=True))
     candidates = detect(fields, area=area, settings=limits, provider=provider.key)
@@ -268,10 +292,51 @@ def _granule(
     return int(candidates.num_rows)
 
 
-def _judged(fields: xr.Dataset, model: PlumeModel) -> xr.Dataset:
-    """Return a granule's fields with the probability of plume, and which model gave it."""
+def _loaded(ws: Workspace, champion: Snapshot) -> PlumeModel:
+    """Return the model in use; of one whose meta do not tell its product version, the training set does."""
+    from dataclasses import replace
+
+    model = candidate_model.load(champion)
+    if model.product_version is not None:
+        return model
+    learnt = ws.artifacts.find(training_set.NAME, training_set.PARTITION, str(champion.meta["training_set"]))
+    return model if learnt is None else replace(model, product_version=str(learnt.meta["recipe"]["product"]))
+
+
+def _of_other_products(tree: xr.DataTree, products: set[str], model: PlumeModel) -> dict[str, str]:
+    """Return the nodes of another product version than the model learnt from, each with the reason why it is not asked."""
+    versions = {
+        name: str(tree[name].attrs.get("collection", ""))[-3:] or "unknown" for name in sorted(products)
+    }
+    known = model.product_version or "nobody knows which"
+    return {
+        name: f"it learnt from product version {known}, this is {version}"
+        for name, version in versions.items()
+        if version != model.product_version
+    }
+
+
+def _judged_by(model: PlumeModel | None, products: set[str], unasked: Mapping[str, str]) -> dict[str, Any]:
+    """Return what a date's facts tell of the model: who judged, and which nodes were not judged and why."""
+    if model is None:
+        return {}
+    asked = {"model": model.name, "model_version": model.version} if products - set(unasked) else {}
+    return {**asked, **({"not_judged": dict(unasked)} if unasked else {})}
+
+
+def _judged(fields: xr.Dataset, model: PlumeModel, unasked: str | None = None) -> xr.Dataset:
+    """Return a granule's fields with the probability of plume, and which model gave it.
+
+    A product without uncertainty, or of another version than the model learnt from (``unasked`` says so), cannot be
+    judged: its candidates are found as without a model, and it says why.
+    """
     from geostack_pipeline.learning.inference import probability
 
+    why = unasked
+    if why is None and not np.isfinite(fields["ch4_uncertainty"].values).any():
+        why = "no ch4_uncertainty"
+    if why is not None:
+        return fields.assign_attrs(plume_model=f"{model.name} {model.version} not asked: {why}")
     found = [probability(fields.isel(time=index), model) for index in range(fields.sizes["time"])]
     values = np.stack([each.values for each in found])
     dims = ("time", *found[0].dims)
@@ -287,7 +352,7 @@ def _summary(name: str, area: str, fields: xr.Dataset) -> bytes:
     finite = values[np.isfinite(values)]
     uncertainty = fields["ch4_uncertainty"].values
     known = uncertainty[np.isfinite(uncertainty)]
-    unmasked = fields["quality_flags"].values & np.uint16(SwathQuality.NO_CLOUD_MASK)
+    masked = (fields["quality_flags"].values & np.uint16(SwathQuality.NO_CLOUD_MASK)) == 0
     row = {
         "area": area,
         "node": name,
@@ -299,7 +364,7 @@ def _summary(name: str, area: str, fields: xr.Dataset) -> bytes:
         "smallest": float(finite.min()) if finite.size else None,
         "largest": float(finite.max()) if finite.size else None,
         "columns_not_retrieved": int(fields.attrs.get("columns_not_retrieved", 0)),
-        "cloud_mask": not bool(unmasked.any()),
+        "cloud_mask": bool(finite.size and masked[np.isfinite(values)].mean() >= MASKED_SHARE),
     }
     return parquet_bytes(pl.DataFrame([row], schema=SUMMARY_SCHEMA))
 

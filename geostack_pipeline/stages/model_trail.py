@@ -36,11 +36,12 @@ def refusals(ws: Workspace) -> list[dict[str, Any]]:
         judged = ws.artifacts.find(evaluation.NAME, evaluation.PARTITION, version)
         if judged is None or judged.meta["verdict"]["promoted"]:
             continue
+        against = judged.meta["verdict"]["against"]
         failed = [each["name"] for each in judged.meta["verdict"]["criteria"] if not each["passed"]]
         rows.append(
             {
                 "candidate": judged.meta["candidate"],
-                "against": judged.meta["champion"] or judged.meta["verdict"]["against"],
+                "against": judged.meta["champion"] if against == "champion" else against,
                 "judged": judged.completed_at,
                 "failed": ", ".join(failed),
             }
@@ -102,7 +103,8 @@ def inferences(ws: Workspace, versions: set[str]) -> Iterator[dict[str, Any]]:
         for day in ws.artifacts.partitions(asset):
             snapshot = ws.stored(asset, day)
             used = None if snapshot is None else snapshot.upstream.get(name)
-            if snapshot is not None and used in versions:
+            # The model counts for the version of a date also where no granule of it could be judged.
+            if snapshot is not None and used in versions and "model_version" in snapshot.meta:
                 yield {
                     "methane": f"{asset}/{day}",
                     "version": snapshot.version,

@@ -1,9 +1,10 @@
 """Plumes: the methane candidates of a date over all providers, one row per physical plume.
 
-Several catalogs publish the same scene, and neighbouring scenes of one overpass overlap, so one plume may have
-several candidates.  Two candidates are one plume when their outlines meet and they were seen in the same pass:
-their scenes belong to one datatake, or their times differ by no more than two minutes.  What is linked that way, also
-by way of others, is one row; the best candidate represents it, and every candidate is kept as a member.
+Several catalogs publish the same scene, neighbouring scenes of one overpass overlap, and granules cut what lies on their
+edges, so one plume may have several candidates (:mod:`~geostack_pipeline.stages.plumes_links` says which).  What is linked,
+also by way of others, is one row, and every candidate is kept as a member.  Of the same ground the best candidate stands
+for the plume; parts on both sides of a granule's edge are put together
+(:mod:`~geostack_pipeline.stages.plumes_parts`).
 
 Each row and each candidate gets its emission rate here, from the wind that the settings name, or the reason why it has
 none.  The version is addressed by the methane versions of the date (a provider without one is left out, and its name
@@ -15,9 +16,7 @@ from __future__ import annotations
 
 import io
 import json
-import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime, time, timedelta
 from pathlib import PurePosixPath
 from typing import Any
@@ -27,26 +26,40 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import shapely
 
-from geostack_pipeline.errors import GeostackError, IntegrityError, StorageError
+from geostack_pipeline.errors import GeostackError, IntegrityError
 from geostack_pipeline.methane.plume_table import concat_plumes, geo_metadata, plume_schema, to_geoparquet
 from geostack_pipeline.methane.rates import with_rate
-from geostack_pipeline.methane.wind import WindLimits, WindRecords
+from geostack_pipeline.methane.wind import Box, WindLimits, WindRecords
 from geostack_pipeline.settings import Settings, WindSettings
 from geostack_pipeline.stages import cube, granules, methane
+from geostack_pipeline.stages.plumes_links import (
+    SAME_PASS_S,
+    Candidate,
+    are_parts,
+    one_map,
+    pass_of,
+    same_pass_parts,
+    same_plume,
+)
+from geostack_pipeline.stages.plumes_parts import together
 from geostack_pipeline.stages.workspace import Check, Outcome, Workspace, asset_name, parse_day
 from geostack_pipeline.storage.digest import version_of
 from geostack_pipeline.storage.snapshot import Snapshot
 
 NAME = "plumes"
-CODE_VERSION = "2"
+CODE_VERSION = "4"
 
-SAME_PASS_S = 120.0
-"""Candidates of scenes that share no datatake belong to one pass when their times differ by no more than this: tiles
-of one overpass differ by seconds, two satellites over one place by far more."""
+Rating = Callable[[Mapping[str, Any]], dict[str, Any]]
+"""Gives a plume row its emission rate, or the reason why it has none."""
 _MOST_TURNS = 5
 
 _ROW_FIELDS: tuple[tuple[str, pa.DataType, str], ...] = (
     ("representative", pa.string(), "plume_id of the member that the other columns are taken from"),
+    (
+        "part_ids",
+        pa.list_(pa.string()),
+        "plume_id of the members put together, the representative first: several where granules' edges cut the plume",
+    ),
     ("members", pa.int64(), "number of candidates that are this plume"),
     ("member_ids", pa.list_(pa.string()), "plume_id of each member"),
     ("providers", pa.list_(pa.string()), "providers with a member"),
@@ -57,19 +70,8 @@ _MEMBER_FIELDS: tuple[tuple[str, pa.DataType, str], ...] = (
     ("representative", pa.bool_(), "whether the row shows this candidate"),
     ("scenes", pa.list_(pa.string()), "physical scenes under the outline"),
     ("version", pa.string(), "version of the provider's methane that holds the candidate"),
+    ("node", pa.string(), "its node: the map on which the candidate was found"),
 )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Candidate:
-    """One row of a provider's plume table."""
-
-    row: Mapping[str, Any]
-    """The columns of :func:`~geostack_pipeline.methane.plume_table.plume_schema`."""
-    scenes: tuple[str, ...]
-    """Physical scenes (``geostack:scene``) under the outline, sorted."""
-    version: str
-    """Version of the provider's methane."""
 
 
 def providers(settings: Settings) -> tuple[str, ...]:
@@ -111,7 +113,26 @@ def _wind(ws: Workspace, day: str, sources: Mapping[str, Snapshot]) -> WindRecor
     if ws.wind is None or not any(snapshot.meta["plumes"] for snapshot in sources.values()):
         return None
     first = datetime.combine(parse_day(day), time.min, tzinfo=UTC)
-    return ws.wind.of(first, first + timedelta(days=1), [area.bbox for area in ws.areas])
+    boxes = [box for snapshot in sources.values() for box in _boxes(snapshot)]
+    return ws.wind.of(first, first + timedelta(days=1), boxes)
+
+
+def _boxes(snapshot: Snapshot) -> list[Box]:
+    """Return the bounds of the candidates of each node; granules are larger than areas, and so plumes may lie outside."""
+    found = []
+    for path in _tables_of(snapshot) if snapshot.meta["plumes"] else ():
+        metadata = pq.read_schema(io.BytesIO(snapshot.read(path))).metadata
+        west, south, east, north = json.loads(metadata[b"geo"])["columns"]["geometry"].get(
+            "bbox", (None,) * 4
+        )
+        if west is not None:
+            found.append((west, south, east, north))
+    return found
+
+
+def _tables_of(snapshot: Snapshot) -> list[str]:
+    """Return the paths of the candidates' tables in a version of methane: one per node."""
+    return [path for path in sorted(snapshot.files) if PurePosixPath(path).match("plumes*.parquet")]
 
 
 def _essence(ws: Workspace, wind: WindRecords) -> dict[str, Any]:
@@ -125,6 +146,7 @@ def _essence(ws: Workspace, wind: WindRecords) -> dict[str, Any]:
         "max_distance_km": limits.max_distance_km,
         "relative_sigma": own.relative_sigma,
         "calm_m_s": own.calm_m_s,
+        "calibration_sigma": own.calibration_sigma,
     }
 
 
@@ -159,80 +181,53 @@ def _count(ws: Workspace, day: str) -> tuple[Snapshot, bool]:
     return snapshot, stored is not None
 
 
-def same_plume(candidates: Sequence[Candidate]) -> list[list[int]]:
-    """Return the indices of the candidates that are one plume each, both levels in order."""
-    leader = list(range(len(candidates)))
-
-    def find(index: int) -> int:
-        while leader[index] != index:
-            leader[index] = leader[leader[index]]
-            index = leader[index]
-        return index
-
-    for one, other in _links(candidates):
-        low, high = sorted((find(one), find(other)))
-        leader[high] = low
-    groups: dict[int, list[int]] = {}
-    for index in range(len(candidates)):
-        groups.setdefault(find(index), []).append(index)
-    return list(groups.values())
-
-
-def _links(candidates: Sequence[Candidate]) -> Iterator[tuple[int, int]]:
-    """Yield the pairs of candidates that are one plume by themselves."""
-    outlines = shapely.from_wkb([candidate.row["geometry"] for candidate in candidates])
-    tree = shapely.STRtree(outlines)
-    passes = [frozenset(map(_pass, candidate.scenes)) for candidate in candidates]
-    left, right = tree.query(outlines, predicate="intersects")
-    for one, other in zip(left.tolist(), right.tolist(), strict=True):
-        if one >= other or _one_map(candidates[one].row, candidates[other].row):
-            continue
-        apart = abs((candidates[one].row["time"] - candidates[other].row["time"]).total_seconds())
-        if passes[one] & passes[other] or apart <= SAME_PASS_S:
-            yield one, other
-
-
-def _one_map(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-    """Whether two candidates were told apart on one map already: they may touch, yet are two."""
-    return all(one[name] == other[name] for name in ("provider", "area", "time"))
-
-
-def _pass(scene: str) -> str:
-    """Return what the scenes of one overpass share: of a Sentinel-2 scene all but the tile."""
-    return re.sub(r"_T\d{2}[A-Z]{3}$", "", scene)
-
-
 def best(candidates: Iterable[Candidate]) -> Candidate:
     """Return the candidate that represents a plume.
 
     A multi-pass signal comes before a single-pass one, whose scores carry the surface; then the highest score counts;
     equal ones (the same scene from two catalogs) are told apart by their ids.
     """
-    return min(
-        candidates,
-        key=lambda one: (
-            one.row["method"] != "mbmp",
-            -one.row["significance"],
-            -one.row["peak_z"],
-            one.row["plume_id"],
-        ),
-    )
+    return min(candidates, key=_rank)
 
 
-def tables(candidates: Sequence[Candidate]) -> tuple[pa.Table, pa.Table]:
-    """Return one row per plume, and one row per candidate, both as GeoParquet-ready tables."""
+def _rank(one: Candidate) -> tuple[bool, float, float, str]:
+    row = one.row
+    return row["method"] != "mbmp", -row["significance"], -row["peak_z"], row["plume_id"]
+
+
+def shown(candidates: Sequence[Candidate]) -> tuple[Candidate, list[Candidate]]:
+    """Return what stands for a plume, and the candidates that it was put together of, the one that leads first.
+
+    Args:
+        candidates: All of the plume.
+    """
+    parts = [sorted((candidates[index] for index in part), key=_rank) for part in same_pass_parts(candidates)]
+    # Put together before they are compared: half a plume must not stand for one that another catalog has whole.
+    wholes = [together(part) for part in parts]
+    chosen = best(wholes)
+    return chosen, next(part for part, whole in zip(parts, wholes, strict=True) if whole is chosen)
+
+
+def tables(candidates: Sequence[Candidate], rate: Rating = dict) -> tuple[pa.Table, pa.Table]:
+    """Return one row per plume, and one row per candidate, both as GeoParquet-ready tables.
+
+    Args:
+        candidates: Without rates.
+        rate: Gives each row its rate; by default none.
+    """
     rows: list[dict[str, Any]] = []
     members: list[dict[str, Any]] = []
     for group in same_plume(candidates):
-        own = sorted((candidates[index] for index in group), key=lambda one: str(one.row["plume_id"]))
-        shown = best(own)
+        own = sorted((candidates[index] for index in group), key=lambda one: (one.row["plume_id"], one.node))
+        whole, parts = shown(own)
         # The provider is part of a candidate's id, and not of a plume's.
-        plume = str(shown.row["plume_id"]).removesuffix(f"-{shown.row['provider']}")
+        plume = str(whole.row["plume_id"]).removesuffix(f"-{whole.row['provider']}")
         rows.append(
             {
-                **shown.row,
+                **rate(whole.row),
                 "plume_id": plume,
-                "representative": shown.row["plume_id"],
+                "representative": whole.row["plume_id"],
+                "part_ids": [one.row["plume_id"] for one in parts],
                 "members": len(own),
                 "member_ids": [one.row["plume_id"] for one in own],
                 "providers": sorted({one.row["provider"] for one in own}),
@@ -241,22 +236,23 @@ def tables(candidates: Sequence[Candidate]) -> tuple[pa.Table, pa.Table]:
         )
         members += [
             {
-                **one.row,
+                **rate(one.row),
                 "plume": plume,
-                "representative": one is shown,
+                "representative": one is parts[0],
                 "scenes": list(one.scenes),
                 "version": one.version,
+                "node": one.node,
             }
             for one in own
         ]
     rows.sort(key=lambda row: (row["time"], row["area"], row["plume_id"]))
-    members.sort(key=lambda row: (row["plume"], row["plume_id"]))
+    members.sort(key=lambda row: (row["plume"], row["plume_id"], row["node"]))
     return _table(rows, _ROW_FIELDS), _table(members, _MEMBER_FIELDS)
 
 
 def _table(rows: Sequence[Mapping[str, Any]], extra: Iterable[tuple[str, pa.DataType, str]]) -> pa.Table:
     fields = [pa.field(name, kind, metadata={"description": meaning}) for name, kind, meaning in extra]
-    schema = pa.schema([*plume_schema(), *fields])
+    schema = pa.schema([*plume_schema(judged=True), *fields])
     table = pa.Table.from_pylist([dict(row) for row in rows], schema=schema)
     return table.replace_schema_metadata({"geo": json.dumps(geo_metadata([row["geometry"] for row in rows]))})
 
@@ -264,30 +260,30 @@ def _table(rows: Sequence[Mapping[str, Any]], extra: Iterable[tuple[str, pa.Data
 NO_WIND = "no wind is named in the settings"
 
 
-def rated(ws: Workspace, candidates: Iterable[Candidate], wind: WindRecords | None) -> list[Candidate]:
-    """Return the candidates with their emission rates, or the reasons why they have none."""
+def rating(ws: Workspace, wind: WindRecords | None) -> Rating:
+    """Return what gives a row of a workspace its emission rate from a wind, or the reason why it has none."""
     own = ws.settings.wind or WindSettings(source="")
     limits = ws.wind.limits if ws.wind is not None else WindLimits()
     source = "" if wind is None else f"{wind.source} sha256:{wind.digest}"
-    made = []
-    for one in candidates:
-        row = one.row
+
+    def rate(row: Mapping[str, Any]) -> dict[str, Any]:
         here = (row["time"], row["source_longitude"], row["source_latitude"])
-        row = with_rate(
+        return with_rate(
             row,
             NO_WIND if wind is None else wind.near(*here, limits),
             source=source,
             relative_wind_sigma=own.relative_sigma,
             calm_m_s=own.calm_m_s,
+            calibration_sigma=own.calibration_sigma,
         )
-        made.append(replace(one, row=row))
-    return made
+
+    return rate
 
 
 def _write(ws: Workspace, day: str, target: str, sources: Mapping[str, Snapshot]) -> Snapshot:
     wind = _wind(ws, day, sources)
-    candidates = rated(ws, (one for snapshot in sources.values() for one in _candidates(ws, snapshot)), wind)
-    rows, members = tables(candidates)
+    candidates = [one for snapshot in sources.values() for one in _candidates(ws, snapshot)]
+    rows, members = tables(candidates, rating(ws, wind))
     if members.num_rows != len(candidates):
         raise IntegrityError(
             "candidates were lost while plumes were counted",
@@ -323,9 +319,11 @@ def _write(ws: Workspace, day: str, target: str, sources: Mapping[str, Snapshot]
 
 def _candidates(ws: Workspace, snapshot: Snapshot) -> list[Candidate]:
     """Return the candidates of one provider's date with the scenes that they lie in."""
-    paths = [path for path in sorted(snapshot.files) if PurePosixPath(path).match("plumes*.parquet")]
-    table = concat_plumes(pq.read_table(io.BytesIO(snapshot.read(path))) for path in paths)
-    if not table.num_rows:
+    found = {
+        path: concat_plumes([pq.read_table(io.BytesIO(snapshot.read(path)))]).to_pylist()
+        for path in _tables_of(snapshot)
+    }
+    if not any(found.values()):
         return []
     scenes = _scenes(ws, snapshot)
     return [
@@ -333,8 +331,10 @@ def _candidates(ws: Workspace, snapshot: Snapshot) -> list[Candidate]:
             row=row,
             scenes=tuple(sorted({scenes[item] for item in row["item_ids"]})),
             version=snapshot.version,
+            node=PurePosixPath(path).stem.removeprefix("plumes").removeprefix("-"),
         )
-        for row in table.to_pylist()
+        for path, rows in found.items()
+        for row in rows
     ]
 
 
@@ -343,16 +343,8 @@ def _scenes(ws: Workspace, snapshot: Snapshot) -> dict[str, str]:
     found = snapshot
     provider = snapshot.asset.rpartition("/")[0]
     for stage in (cube.NAME, granules.NAME):
-        asset = asset_name(provider, stage)
-        wanted = found.upstream[f"{asset}/{snapshot.partition}"]
-        source = ws.artifacts.find(asset, snapshot.partition, wanted)
-        if source is None:
-            raise StorageError(
-                "the version that the plumes' scenes are looked up in is gone",
-                subject=f"{asset} {snapshot.partition} {wanted}",
-                action=f"run the date of {provider} again",
-            )
-        found = source
+        name = f"{asset_name(provider, stage)}/{snapshot.partition}"
+        found = ws.source(name, found.upstream[name])
     return dict(found.open().select("item_id", "scene").unique().iter_rows())
 
 
@@ -401,23 +393,28 @@ def _repeated(rows: pl.DataFrame, members: pl.DataFrame) -> list[str]:
     """Return the pairs of rows that members of one pass in one place say are the same plume."""
     if rows["plume_id"].n_unique() != rows.height:
         return ["two rows have one plume_id"]
-    spots = members.select("plume", "provider", "area", "time", "scenes", "geometry").rows(named=True)
-    outlines = shapely.from_wkb([spot["geometry"] for spot in spots])
+    spots = [
+        Candidate(row=row, scenes=tuple(row["scenes"]), version=row["version"], node=row["node"])
+        for row in members.rows(named=True)
+    ]
+    outlines = shapely.from_wkb([spot.row["geometry"] for spot in spots])
     found = set()
     for index, spot in enumerate(spots):
         # Every pair anew, without the tree and the links that the rows were made with.
         near = shapely.intersects(outlines[index], outlines[index + 1 :])
         for other, meets in zip(spots[index + 1 :], near, strict=True):
-            if meets and spot["plume"] != other["plume"] and _same_pass(spot, other):
-                found.add(" and ".join(sorted((spot["plume"], other["plume"]))))
+            if spot.row["plume"] == other.row["plume"]:
+                continue
+            if (meets and _same_pass(spot, other)) or are_parts(spot, other):
+                found.add(" and ".join(sorted((spot.row["plume"], other.row["plume"]))))
     return sorted(found)
 
 
-def _same_pass(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-    if _one_map(one, other):
+def _same_pass(one: Candidate, other: Candidate) -> bool:
+    if one_map(one.row, other.row):
         return False
-    seen: tuple[datetime, datetime] = one["time"], other["time"]
+    seen: tuple[datetime, datetime] = one.row["time"], other.row["time"]
     return (
-        not {_pass(scene) for scene in one["scenes"]}.isdisjoint(_pass(scene) for scene in other["scenes"])
+        not set(map(pass_of, one.scenes)).isdisjoint(map(pass_of, other.scenes))
         or abs((seen[0] - seen[1]).total_seconds()) <= SAME_PASS_S
     )

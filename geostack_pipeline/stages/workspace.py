@@ -8,11 +8,12 @@ from datetime import UTC, date, datetime
 from typing import Any
 
 from geostack_pipeline.areas import Area
-from geostack_pipeline.errors import IntegrityError, SettingsError
+from geostack_pipeline.errors import IntegrityError, SettingsError, StorageError
 from geostack_pipeline.methane.wind import WindSource
 from geostack_pipeline.settings import ProviderSettings, Settings
 from geostack_pipeline.storage.artifacts import ArtifactStore
 from geostack_pipeline.storage.blobs import BlobCache
+from geostack_pipeline.storage.layout import split_reference
 from geostack_pipeline.storage.roots import open_root
 from geostack_pipeline.storage.snapshot import Snapshot
 
@@ -63,6 +64,22 @@ class Workspace:
         """
         pointer = self.artifacts.pointer(asset, day)
         return None if pointer is None else self.artifacts.find(asset, day, pointer.version)
+
+    def source(self, name: str, version: str) -> Snapshot:
+        """Return a version that a result was made from; ``name`` is ``<asset>/<partition>``.
+
+        Raises:
+            StorageError: It is gone.
+        """
+        asset, partition = split_reference(name)
+        found = self.artifacts.find(asset, partition, version)
+        if found is None:
+            raise StorageError(
+                "a version that the result was made from is gone",
+                subject=f"{name} {version}",
+                action=f"run the date of {asset.partition('/')[0]} again",
+            )
+        return found
 
     def now(self) -> datetime:
         """Return the present instant, UTC."""

@@ -22,6 +22,7 @@ from rasterio.transform import Affine
 from geostack_pipeline.errors import GeostackError
 from geostack_pipeline.methane.detection import DetectionSettings, find_candidates
 from geostack_pipeline.methane.mass import integrated_mass
+from geostack_pipeline.methane.misfit import UNLIKE, Misfit
 from geostack_pipeline.methane.outline import georeference, outline
 from geostack_pipeline.methane.plume_table import concat_plumes, plume_rows, plume_schema, to_geoparquet
 from geostack_pipeline.methane.plumes import detect
@@ -129,7 +130,7 @@ def test_an_empty_table_has_the_full_schema(tmp_path):
     assert "bbox" not in json.loads(back.schema.metadata[b"geo"])["columns"]["geometry"]
     none = detect(fields.isel(time=slice(0, 0)), area="calm")
     assert none.num_rows == 0
-    assert concat_plumes([]).schema.equals(plume_schema())
+    assert concat_plumes([]).schema.equals(plume_schema(judged=True))
 
 
 def test_tables_are_put_together_with_their_metadata(found):
@@ -207,6 +208,31 @@ def test_a_changed_surface_is_told_from_a_plume_by_b11():
     assert search(image, signal=signal, b11_contrast=contrast).candidates == []
 
 
+def test_spectra_unlike_methane_are_no_plume_and_the_noise_of_the_misfit_rejects_none():
+    """Of two squares of one strength, the one whose spectra depart in other directions as well is a surface."""
+    rng = np.random.default_rng(12)
+    bands = 50
+
+    def misfit(of: np.ndarray, extra: float) -> Misfit:
+        values = rng.chisquare(bands - 1, of.shape).astype(np.float32) / (bands - 1)
+        values[150:162, 150:162] += extra
+        return Misfit(values=values, bands=bands)
+
+    for strength, other in ((1800.0, 0.6), (6000.0, 6.0)):
+        image = noise_map(11)
+        image[40:52, 40:52] += strength
+        image[150:162, 150:162] += strength
+        assert len(search(image).candidates) == 2
+        # (strength / sigma)^2 is what methane explains: half of it apart is a plume, twice of it is none.
+        explained = (strength / 1000.0) ** 2 / (bands - 1)
+        assert len(search(image, misfit=misfit(image, 0.5 * explained)).candidates) == 2
+        found = search(image, misfit=misfit(image, 2.0 * explained + other))
+        assert [one.peak[0] < 60 for one in found.candidates] == [True]
+        assert found.rejected == {UNLIKE: 1}
+    unknown = Misfit(values=np.full(image.shape, np.nan, np.float32), bands=bands)
+    assert len(search(image, misfit=unknown).candidates) == 2, "what is not known rejects nothing"
+
+
 def test_several_candidates_are_ordered_and_labelled():
     image = noise_map(6)
     image[40:52, 40:52] += 3000.0
@@ -255,6 +281,23 @@ def test_mass_noise_grows_with_correlation_and_is_nan_without_background():
     assert np.isnan(alone.noise_kg)
 
 
+def test_the_noise_over_a_striped_background_is_known():
+    """Every other line has no value, as where a detector fails: no box holds enough, but pixels there are."""
+    rng = np.random.default_rng(9)
+    inside = np.zeros((200, 200), dtype=bool)
+    inside[50:60, 50:60] = True
+    outside = ~inside
+    outside[::2] = False
+    excess = (500.0 * rng.standard_normal(inside.shape)).astype(np.float32)
+    for rows, columns in ((10, 10), (9, 9), (2, 2)):
+        part = np.zeros_like(inside)
+        part[51 : 51 + rows, 50 : 50 + columns] = True
+        mass = integrated_mass(excess, part, outside, pixel_area_m2=400.0, bias_relative=0.0)
+        expected = 500.0 * np.sqrt(part.sum()) * 400.0 * KG_PER_PPM_M_M2
+        assert mass.noise_kg == pytest.approx(expected, rel=0.05)
+        assert mass.sigma_kg == mass.noise_kg
+
+
 def grid_fields(crs: str, x0: float, y0: float, step: float, shape=(20, 20)) -> xr.Dataset:
     return xr.Dataset(
         coords={
@@ -279,6 +322,21 @@ def test_outlines_across_the_antimeridian_are_split():
     assert max(end - start for start, end in spans) < 0.01
     area = sum(abs(pyproj.Geod(ellps="WGS84").geometry_area_perimeter(part)[0]) for part in shape.geoms)
     assert area == pytest.approx(mask.sum() * 400, rel=0.003)
+
+
+@pytest.mark.parametrize(("west", "columns"), [(179.99, (2, 19)), (-180.01, (2, 19)), (180.2, (2, 8))])
+def test_a_map_in_degrees_that_runs_on_beyond_the_antimeridian(west, columns):
+    place = georeference(grid_fields("EPSG:4326", west, 60.0, 0.001))
+    mask = np.zeros((20, 20), dtype=bool)
+    mask[5:15, slice(*columns)] = True
+    shape = outline(mask, place)
+    assert shape.is_valid
+    assert shape.bounds[0] >= -180.0
+    assert shape.bounds[2] <= 180.0
+    assert shape.area == pytest.approx(mask.sum() * 1e-6, rel=1e-6)
+    longitude, _ = place.point(6, 15)
+    wanted = west + 0.0155
+    assert longitude == pytest.approx(wanted - 360.0 if wanted > 180.0 else wanted)
 
 
 def test_diagonal_pixels_give_a_valid_outline():

@@ -123,3 +123,14 @@ def test_an_empty_day_is_a_value(tmp_path):
     assert done.snapshot.open("plumes").height == 0
     assert all(check.passed for check in done.checks)
     assert methane.references(ws, provider, DAY) == {}
+
+
+@pytest.mark.parametrize(("lines", "masked"), [(30, True), (190, False)])
+def test_a_granule_has_a_cloud_mask_where_one_tells_of_most_of_its_pixels(tmp_path, granules, lines, masked):
+    rfl = granules["rfl"].copy(deep=True)
+    rfl["mask_cloud"].values[:lines] = 255
+    ws = _workspace(tmp_path, filter="cmf")
+    provider = ws.settings.build_provider("cmr_stac")
+    done = methane.build(ws, provider, DAY, _cube(ws, {"rad": granules["rad"], "rfl": rfl}))
+    (row,) = methane.summary(done.snapshot).iter_rows(named=True)
+    assert row["cloud_mask"] is masked

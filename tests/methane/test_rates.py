@@ -134,6 +134,18 @@ def test_a_plume_begins_at_its_upwind_end(to_deg: int) -> None:
     assert off < 130.0  # the plume is 3.3 km long
 
 
+def test_a_plume_across_the_antimeridian_begins_at_its_upwind_end() -> None:
+    west, east = shapely.box(179.98, 60.0, 180.0, 60.01), shapely.box(-180.0, 60.0, -179.97, 60.01)
+    for halves in ([west, east], [east, west]):
+        split = shapely.to_wkb(shapely.MultiPolygon(halves))
+        assert upwind_point(split, record(3.0, 0.0)) == pytest.approx((179.98, 60.005), abs=2e-3)
+        assert upwind_point(split, record(-3.0, 0.0)) == pytest.approx((-179.97, 60.005), abs=2e-3)
+        # From the south the whole southern edge is the end, and its middle lies east of the meridian.
+        assert upwind_point(split, record(0.0, 3.0)) == pytest.approx((-179.995, 60.0), abs=1e-3)
+    beyond = shapely.to_wkb(shapely.box(180.01, 60.0, 180.02, 60.01))
+    assert upwind_point(beyond, record(3.0, 0.0))[0] == pytest.approx(-179.99, abs=1e-3)
+
+
 def test_a_row_keeps_the_wind_even_where_it_gives_no_rate() -> None:
     row = {
         "instrument": "emit", "geometry": shapely.to_wkb(shapely.box(54.0, 38.5, 54.01, 38.51)),
@@ -155,3 +167,11 @@ def test_a_row_keeps_the_wind_even_where_it_gives_no_rate() -> None:
     assert given_["source_method"] == UPWIND
     assert given_["source_longitude"] == pytest.approx(54.0, abs=1e-3)
     assert given_["wind_from_deg"] == pytest.approx(270.0)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.05, 0.3])
+def test_the_methods_own_uncertainty_is_a_number_of_its_own(share: float) -> None:
+    certain = {**BASE, "ime_sigma_kg": 0.0, "wind_sigma_m_s": 0.0}
+    rate = emission_rate(**certain, calibration_sigma=share)
+    assert isinstance(rate, Rate)
+    assert rate.sigma_kg_h == pytest.approx(share * rate.q_kg_h, rel=0.02, abs=1e-9)

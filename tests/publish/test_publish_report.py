@@ -143,3 +143,18 @@ def test_the_page_may_ask_nobody() -> None:
     assert policy is not None
     assert "default-src &#x27;none&#x27;" in policy[1]
     assert not re.search(r"url\((?!#)|@import|https?://", html)
+
+
+def test_the_probability_and_its_model_stand_where_a_model_found_the_plume() -> None:
+    said = {
+        "probability_max": 0.934,
+        "probability_mean": 0.7,
+        "model_name": f"u{EVIL}",
+        "model_version": "f" * 16,
+    }
+    html = page({**a_row(), **said})
+    text = " ".join(read(html).text)
+    assert "0.93 max, 0.70 mean" in text
+    assert "f" * 12 in text
+    assert EVIL not in html
+    assert "Probability" not in page(a_row())

@@ -67,7 +67,12 @@ def nobody_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(socket.socket, "connect", refuse)
 
 
-def a_field(instrument: str = "sentinel-2", code: str = "EPSG:32640", step: float = 20.0) -> dict[str, Any]:
+def a_field(
+    instrument: str = "sentinel-2",
+    code: str = "EPSG:32640",
+    step: float = 20.0,
+    cloud_cover: float | None = 3.5,
+) -> dict[str, Any]:
     fields = node(code, step=step, shape=(60, 70))
     place = placement(fields)
     values = fields["ch4_enhancement"].values
@@ -88,7 +93,7 @@ def a_field(instrument: str = "sentinel-2", code: str = "EPSG:32640", step: floa
         place=place,
         sensor=sensor(instrument),
         platforms=["sentinel-2a"],
-        cloud_cover=3.5,
+        cloud_cover=cloud_cover,
         assets={"ch4_enhancement": asset},
         origin=ORIGIN,
     )
@@ -137,6 +142,12 @@ def test_items_and_collections_are_valid(instrument: str, code: str, step: float
     # The schemas of STAC itself, as pystac carries them.
     core = {**item, "stac_extensions": []}
     pystac.validation.validate_dict(core)
+
+
+def test_an_unknown_cloud_cover_is_left_out() -> None:
+    item = a_field(cloud_cover=None)
+    assert "eo:cloud_cover" not in item["properties"]
+    assert problems(item) == []
 
 
 @pytest.mark.parametrize("rate", [None, 9000.0])
@@ -195,7 +206,8 @@ def test_what_is_wrong_is_found_and_named(path: str, value: Any, schema: str) ->
 
 
 def test_every_carried_extension_is_looked_at() -> None:
-    assert set(a_field()["stac_extensions"]) == set(EXTENSIONS.values())
+    # That of models is in tests/learning/test_model_item.py.
+    assert {*a_field()["stac_extensions"], EXTENSIONS["mlm"]} == set(EXTENSIONS.values())
     assert problems({"type": "Thing"}) == ["type 'Thing' is no STAC"]
     assert problems({**a_field(), "stac_version": "1.0.0"}) == ["stac_version '1.0.0' is not 1.1.0"]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -50,7 +51,8 @@ def candidate(
         "source_latitude": y,
         "significance": significance,
         "peak_z": significance / 5,
-        "ime_kg": 100.0,
+        # Of its own, so that a row says whose mass it shows.
+        "ime_kg": 2.0 * significance,
         "item_ids": [f"{scene}-{provider}" for scene in scenes],
     }
     # With every column of the stage before.
@@ -95,6 +97,10 @@ def test_copies_of_a_detection_through_several_providers_count_once(
     assert set(rows["representative"]) <= set(members["plume_id"])
     assert {name.rpartition("-")[2] for name in rows["representative"]} == {copies[-1]}
     assert members.filter("representative")["plume"].sort().equals(rows["plume_id"].sort())
+    # Copies are not added up: mass and outline are those of the strongest.
+    assert set(rows["ime_kg"]) == {2.0 * (50.0 + len(copies) - 1)}
+    assert set(rows["geometry"]) == set(members.filter("representative")["geometry"])
+    assert {len(parts) for parts in rows["part_ids"]} == {1}
     assert plumes._repeated(rows, members) == []
 
 
@@ -185,3 +191,19 @@ def test_the_version_is_that_of_the_methane_versions() -> None:
     assert plumes.version({"a": "1"}) != plumes.version({"b": "1"})
     winds = [None, {"digest": "0"}, {"digest": "1"}]
     assert len({plumes.version({"a": "1"}, wind) for wind in winds}) == 3
+
+
+def test_what_a_plume_model_said_is_in_every_table_and_null_without_one() -> None:
+    plain, seen = (
+        candidate(),
+        candidate("cmr_stac", at=(54.4, 38.5), scenes=("EMIT_20240607T072131",), method="l2b"),
+    )
+    said = {
+        "probability_max": 0.93, "probability_mean": 0.7, "model_name": "plume-unet", "model_version": "abc",
+    }  # fmt: skip
+    for table in tables([plain, replace(seen, row={**seen.row, **said})]):
+        rows = {row["provider"]: row for row in table.to_pylist()}
+        assert {name: rows["cmr_stac"][name] for name in said} == said
+        assert all(rows["earth_search"][name] is None for name in said)
+    rows, members = tables([])
+    assert set(said) <= set(rows.schema.names) & set(members.schema.names)
