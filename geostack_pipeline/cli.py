@@ -40,9 +40,20 @@ def demo(
     ),
     seed: Annotated[int | None, typer.Option(help="Seed of the synthetic world.")] = None,
     small: Annotated[bool, typer.Option(help="The small world: tiny scenes, rendered in seconds.")] = False,
+    learning: Annotated[
+        bool,
+        typer.Option(
+            help="Train a plume model on a campaign of EMIT instead, and let it judge the next day."
+        ),
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Run the whole pipeline on a synthetic world and score it against the planted plumes."""
+    if learning:
+        from geostack_pipeline.commands.learning_demo import learning_demo_command
+
+        _end(lambda: learning_demo_command(folder / "learning", seed=seed, as_json=as_json))
+        return
     from geostack_pipeline.commands.demo import demo_command
 
     _end(lambda: demo_command(folder, seed=seed, small=small, as_json=as_json))
@@ -95,6 +106,15 @@ def sandbox(
     provider: Annotated[
         list[str] | None, typer.Option(help="Serve this catalog only; can be given again. Default: all.")
     ] = None,
+    campaign: Annotated[
+        int, typer.Option(help="So many small granules of EMIT with plumes besides, to learn from.")
+    ] = 0,
+    hold: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Part of the names of EMIT granules that are not listed until they are released; can be given again."
+        ),
+    ] = None,
 ) -> None:
     """Serve the synthetic catalogs and buckets on loopback until Ctrl-C."""
     from geostack_pipeline.commands.sandbox import sandbox_command
@@ -107,6 +127,8 @@ def sandbox(
             small=small,
             faults=tuple(fault or ()),
             providers=tuple(provider or ()),
+            campaign=campaign,
+            held=tuple(hold or ()),
         )
     )
 
@@ -274,6 +296,14 @@ def model_list(settings: SettingsFile = None, as_json: AsJson = False) -> None:
     from geostack_pipeline.commands.model import list_command
 
     _end(lambda: list_command(settings_file=settings, as_json=as_json))
+
+
+@model_app.command("train")
+def model_train(settings: SettingsFile = None, as_json: AsJson = False) -> None:
+    """Train a candidate on what is stored now and let it meet the model in use: what the job `retrain` does."""
+    from geostack_pipeline.commands.train import train_command
+
+    _end(lambda: train_command(settings_file=settings, as_json=as_json))
 
 
 @model_app.command("rollback")

@@ -105,5 +105,9 @@ class ArtifactNotFoundError(GeostackError, FileNotFoundError):
     """No complete version of an artifact exists for the partition asked for."""
 
 
+class BusyError(GeostackError, RuntimeError):
+    """Something of which there may be one at a time is under way already."""
+
+
 class SelectionError(GeostackError, ValueError):
     """A selection expression does not run on the scene table."""

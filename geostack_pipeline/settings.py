@@ -28,7 +28,7 @@ from pydantic import (
 
 from geostack_pipeline.areas import Area, Resampling
 from geostack_pipeline.errors import SettingsError
-from geostack_pipeline.methane.rates import CALM_M_S, RELATIVE_WIND_SIGMA
+from geostack_pipeline.methane.rates import CALIBRATION_SIGMA, CALM_M_S, RELATIVE_WIND_SIGMA
 from geostack_pipeline.methane.wind import WindLimits, WindSource
 from geostack_pipeline.providers.contract import Endpoint, Provider
 from geostack_pipeline.providers.credentials import CredentialField, Credentials, from_environment
@@ -196,6 +196,9 @@ class DetectionLimits(_Strict):
     grow_z: Annotated[float, Field(gt=0)] | None = None
     """Smallest z-score of the pixels around the core."""
     min_area_m2: Annotated[float, Field(gt=0)] | None = None
+    misfit_ratio: Annotated[float, Field(gt=0)] | None = None
+    """How far a candidate's spectra may depart from the background in other directions than methane's, as a share of
+    what methane explains; of spectrometers only."""
 
 
 class MethaneSettings(_Strict):
@@ -229,6 +232,8 @@ class WindSettings(_Strict):
     """Relative 1-sigma of the speed where the source states none."""
     calm_m_s: Annotated[float, Field(ge=0, le=5)] = CALM_M_S
     """Below this speed no rate is given."""
+    calibration_sigma: Annotated[float, Field(ge=0, le=1)] = CALIBRATION_SIGMA
+    """Relative 1-sigma of a rate whose wind and mass are known: that of the method (docs/methane.md)."""
 
 
 class LearningSettings(_Strict):
@@ -262,6 +267,8 @@ class LearningSettings(_Strict):
     """Tiles in a step; None takes the profile's."""
     bootstrap: Annotated[int, Field(ge=100, le=100_000)] = 1000
     """Resamples behind the gate's confidence intervals."""
+    min_test_granules: Annotated[int, Field(ge=1)] = 20
+    """On fewer granules of the test nothing is promoted: chance would decide the bootstrap."""
     scratch: str | None = None
     """Local folder of checkpoints; None takes one beside a local root, else the system's temporary folder."""
 
@@ -293,6 +300,8 @@ class NewLabelsSettings(_Strict):
     """Granules with labels that the model in use has not learnt from, which start a training."""
     days: Annotated[float, Field(gt=0, le=3660)] = 30.0
     """Time since the last training after which a smaller number is enough."""
+    retries: Annotated[int, Field(ge=0, le=10)] = 2
+    """How often a training that failed is tried again at once; after that it is meant anew, each time later."""
 
 
 class FreshnessSettings(_Strict):

@@ -64,12 +64,10 @@ def demo_command(folder: Path, *, seed: int | None, small: bool, as_json: bool) 
             outcomes.append(outcome)
             if not as_json:
                 errors.print(f"{key}: {outcome.sentence()}", style="dim", markup=False)
-        scores = {
-            key: score_plumes(ws, key, outcomes[0].report.days, planted)
-            for key, planted in planted_plumes(sandbox, ws.settings).items()
-        }
+        planted = planted_plumes(sandbox, ws.settings)
+        scores = {key: score_plumes(ws, key, outcomes[0].report.days, own) for key, own in planted.items()}
         physical = physical_plumes(ws, outcomes[0].report.days)
-        rates = score_rates(ws, outcomes[0].report.days, sandbox.truth())
+        rates = score_rates(ws, outcomes[0].report.days, leaks_of(planted))
     failed = any(outcome.report.failed for outcome in outcomes)
     if as_json:
         print_json(
@@ -189,6 +187,15 @@ def planted_plumes(sandbox: Sandbox, settings: Settings) -> dict[str, list[dict[
         seen = enmap_scenes(world) if key == "dlr_geoservice" else emit_granules(world)
         found[key] = [plume.to_json() for granule in seen for plume in granule.truth]
     return found
+
+
+def leaks_of(planted: Mapping[str, Sequence[dict[str, Any]]]) -> list[dict[str, Any]]:
+    """Return each leak of a date once, whichever instruments see it."""
+    found: dict[tuple[str, str], dict[str, Any]] = {}
+    for seen in planted.values():
+        for plume in seen:
+            found.setdefault((plume["name"], plume["time"][:10]), plume)
+    return list(found.values())
 
 
 def score_plumes(

@@ -43,8 +43,14 @@ def list_command(*, settings_file: Path | None, as_json: bool) -> Exit:
 
 def rollback_command(version: str, *, settings_file: Path | None, as_json: bool) -> Exit:
     """Make an earlier model the one in use."""
+    # Dagster takes seconds to import: only where it is told something.
+    from geostack_pipeline.orchestration.instance import shared_instance  # noqa: PLC0415
+    from geostack_pipeline.orchestration.learning_assets import tell_champion  # noqa: PLC0415
+
     ws = open_workspace(load_settings(settings_file))
     snapshot = champion_model.rollback(ws, version)
+    with shared_instance() as instance:
+        tell_champion(instance, snapshot)
     if as_json:
         print_json({"version": snapshot.version})
     else:

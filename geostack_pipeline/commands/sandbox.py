@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 SETTINGS_NAME = "geostack.yaml"
 LOGINS_NAME = "sandbox.env"
 WIND_NAME = "wind.parquet"
+_PATIENCE_S = 900.0
+"""Longest wait for the servers; the first start renders, and the machine may be busy."""
 
 
 @contextmanager
@@ -34,6 +36,7 @@ def running_sandbox(
     small: bool = False,
     faults: tuple[str, ...] = (),
     providers: tuple[str, ...] = (),
+    campaign: int = 0,
 ) -> Iterator[tuple[Sandbox, Path]]:
     """Start the sandbox, with all catalogs unless some are named, and write the settings that lead to it; yield both."""
     serve = _serve_module()
@@ -47,7 +50,9 @@ def running_sandbox(
             small=small,
             faults=faults,
             providers=providers or PROVIDERS,
+            campaign=campaign,
             progress=progress,
+            timeout_s=_PATIENCE_S,
             **chosen,
         ) as sandbox,
     ):
@@ -143,6 +148,8 @@ def sandbox_command(
     small: bool,
     faults: tuple[str, ...],
     providers: tuple[str, ...] = (),
+    campaign: int = 0,
+    held: tuple[str, ...] = (),
 ) -> Exit:
     """Serve until Ctrl-C."""
     serve = _serve_module()
@@ -151,7 +158,7 @@ def sandbox_command(
     chosen = {} if seed is None else {"seed": seed}
 
     def ready(about: dict[str, Any]) -> None:
-        file = write_settings(folder, about["settings"], wind_table(about["truth"], about["seed"]))
+        file = write_settings(folder, about["settings"], wind_table(about["winds"], about["seed"]))
         for name, address in sorted(about["endpoints"].items()):
             console.print(f"{name:<20} {address}", markup=False)
         logins = write_logins(folder, about["credentials"])
@@ -175,6 +182,8 @@ def sandbox_command(
             port=port,
             faults=faults,
             providers=providers or PROVIDERS,
+            campaign=campaign,
+            held=held,
             on_ready=ready,
             on_progress=progress,
             **chosen,

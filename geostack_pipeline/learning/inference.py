@@ -37,6 +37,8 @@ class PlumeModel:
     """Probability from which a pixel belongs to a plume candidate."""
     calibration: Platt = field(default_factory=Platt)
     """What makes a probability of what the network says."""
+    product_version: str | None = None
+    """Version of EMIT's methane products that it learnt from, three digits; None where that is not known."""
 
     def _batch(self, stack: Floats, about: Floats) -> jax.Array:
         line = np.float32(self.calibration.scale), np.float32(self.calibration.shift)
@@ -92,7 +94,12 @@ def probability(fields: xr.Dataset, model: PlumeModel) -> xr.DataArray:
     """
     import xarray as xr  # noqa: PLC0415 - training needs no xarray
 
-    present: Mapping[str, Any] = {name: fields[name].values for name in FIELDS if name in fields}
+    # A field that the product lacks may be there without a value.
+    present: Mapping[str, Any] = {
+        name: fields[name].values
+        for name in FIELDS
+        if name in fields and bool(np.isfinite(fields[name].values).any())
+    }
     values = model.probabilities(stacked(present, str(fields.attrs.get("item_id", "granule"))))
     main = fields[FIELDS[0]]
     attributes = {

@@ -49,6 +49,12 @@ class Method:
     """Score from which a pixel belongs to a candidate."""
     calibrated: bool = True
     """Whether its score is a probability."""
+    levels: tuple[float, ...] = ()
+    """Other thresholds at which its plumes are counted, so that it can be compared where it finds as many as another."""
+
+
+LEVELS = tuple(float(value) for value in np.round(1.0 / (1.0 + np.exp(-np.arange(-8.0, 8.01, 0.25))), 6))
+"""Probabilities at which a candidate's plumes are counted: even steps of the logit."""
 
 
 def baseline(threshold: float) -> Method:
@@ -70,6 +76,21 @@ class Result:
     """(emission rate in kg/h, whether it was found) of each injected plume."""
     curve: tuple[tuple[float, float], ...] = ()
     """(recall, precision) of pixels, for a figure."""
+    sweep: tuple[tuple[float, PlumeScore], ...] = ()
+    """(threshold, plumes found and invented there), the lowest first; the method's own threshold is one of them."""
+
+    def finding(self, found: int) -> tuple[float, PlumeScore] | None:
+        """Return a threshold that finds at least so many plumes, and the score there; None where none does.
+
+        Of those from the method's own threshold on it is the one with the fewest false plumes, the highest of several;
+        where they all find fewer, the highest threshold that finds enough.  Far below its own threshold regions run
+        into each other, and then there are few of them whatever the method knows.
+        """
+        enough = [(level, score) for level, score in self.sweep if score.found >= found]
+        above = [each for each in enough if each[0] >= self.threshold]
+        if above:
+            return min(above, key=lambda each: (each[1].false, -each[0]))
+        return max(enough, key=lambda each: each[0], default=None)
 
     @property
     def auprc(self) -> float:
@@ -105,6 +126,7 @@ class Result:
             },
             "recall_of_small": list(plume_score.recall_of_small(self.counts)),
             "injected": list(self.recovered(0.0)),
+            "sweep": [[level, each.found, each.false] for level, each in self.sweep],
             "calibration_error": None if self.reliability is None else self.reliability.expected_error,
             "reliability": [] if self.reliability is None else self.reliability.rows(),
         }
@@ -113,11 +135,13 @@ class Result:
 def judge(methods: Sequence[Method], granules: Iterable[Granule], *, seed: int) -> dict[str, Result]:
     """Run methods over granules, one at a time; return the result of each by name.
 
-    Memory: 4 bytes per pixel and method.
+    Memory: some 40 bytes per pixel and method while the curve is drawn.
     """
     scores: dict[str, list[npt.NDArray[np.float32]]] = {method.name: [] for method in methods}
     counts: dict[str, list[Counts]] = {method.name: [] for method in methods}
     injected: dict[str, list[tuple[float, bool]]] = {method.name: [] for method in methods}
+    levels = {method.name: sorted({*method.levels, method.threshold}) for method in methods}
+    swept: dict[str, list[list[Counts]]] = {name: [[] for _ in each] for name, each in levels.items()}
     truth: list[npt.NDArray[np.bool_]] = []
     item_ids: list[str] = []
     for number, granule in enumerate(granules):
@@ -132,11 +156,12 @@ def judge(methods: Sequence[Method], granules: Iterable[Granule], *, seed: int) 
         for method in methods:
             values = method.score(granule.stack, about)
             scores[method.name].append(values[counted].astype(np.float32))
-            counts[method.name].append(
-                plume_score.count(
-                    values, method.threshold, granule.plumes, granule.target, granule.rates_kg_h
+            for level, those in zip(levels[method.name], swept[method.name], strict=True):
+                those.append(
+                    plume_score.count(values, level, granule.plumes, granule.target, granule.rates_kg_h)
                 )
-            )
+                if level == method.threshold:
+                    counts[method.name].append(those[-1])
             if planted is not None:
                 again = method.score(planted.stack, background(planted.stack))
                 one = plume_score.count(
@@ -162,6 +187,10 @@ def judge(methods: Sequence[Method], granules: Iterable[Granule], *, seed: int) 
             else None,
             injected=tuple(injected[method.name]),
             curve=_curve(scores[method.name], truth),
+            sweep=tuple(
+                (level, plume_score.total(those))
+                for level, those in zip(levels[method.name], swept[method.name], strict=True)
+            ),
         )
         for method in methods
     }

@@ -21,6 +21,8 @@ SAME_PASS_S = 60.0
 NONE = "reviewed-empty"
 """Label revision of a granule whose review window ended without an outline."""
 _RATE = "Emissions Rate Estimate (kg/hr)"
+_MOST_KG_H = 1e12
+"""No plume: a number beyond it is damaged, and may be more than a float holds."""
 
 State = Literal["labelled", "weak_negative", "unlabelled", "unusable"]
 
@@ -142,21 +144,36 @@ def read_metadata(data: bytes) -> About:
     try:
         document = json.loads(data)
         features: list[Any] = document["features"]
-        properties: list[Mapping[str, Any]] = [feature["properties"] for feature in features]
-        shapes = [feature["geometry"]["type"] for feature in features]
-    except (ValueError, KeyError, TypeError) as error:
+        properties = [_object(feature["properties"]) for feature in features]
+        shapes = [str(feature["geometry"]["type"]) for feature in features]
+        scenes = {
+            name.lower()
+            for each in properties
+            for key in ("DAAC Scene Names", "Scene FIDs")
+            for name in _texts(each.get(key))
+        }
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(f"no GeoJSON of features: {type(error).__name__} {error}"[:160]) from None
     if not {"Polygon", "MultiPolygon"} & set(shapes):
-        raise ValueError(f"no outline among its geometries: {', '.join(map(str, shapes)) or 'none'}"[:160])
-    scenes = {
-        str(name).lower()
-        for each in properties
-        for key in ("DAAC Scene Names", "Scene FIDs")
-        for name in (each.get(key) or ())
-    }
+        raise ValueError(f"no outline among its geometries: {', '.join(shapes) or 'none'}"[:160])
     rates = [each.get(_RATE) for each in properties]
-    known = [float(rate) for rate in rates if isinstance(rate, int | float) and rate > 0]
+    known = [float(rate) for rate in rates if isinstance(rate, int | float) and 0 < rate < _MOST_KG_H]
     return About(scenes=tuple(sorted(scenes)), rate_kg_h=known[0] if known else None)
+
+
+def _object(value: Any) -> Mapping[str, Any]:
+    """Return the properties of a feature, which GeoJSON allows to be null."""
+    if value is not None and not isinstance(value, Mapping):
+        raise TypeError(f"properties are {type(value).__name__}")
+    return value or {}
+
+
+def _texts(value: Any) -> list[str]:
+    """Return a list of names; one alone is a list of one."""
+    names = [value] if isinstance(value, str) else value or []
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise TypeError(f"names of scenes are {value!r}")
+    return names
 
 
 def _meet(one: Box, other: Box) -> bool:

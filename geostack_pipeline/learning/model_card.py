@@ -10,8 +10,16 @@ from geostack_pipeline.learning.profiles import Architecture
 
 MLM = "https://stac-extensions.github.io/mlm/v1.4.0/schema.json"
 FILE = "https://stac-extensions.github.io/file/v2.1.0/schema.json"
+RASTER = "https://stac-extensions.github.io/raster/v1.1.0/schema.json"
 NAME = "plume-unet"
 WEIGHTS, CARD, ITEM, CONFIG = "model.safetensors", "README.md", "item.json", "config.json"
+_BANDS = (
+    ("Methane column enhancement", "ppm m"),
+    ("1-sigma of the enhancement", "ppm m"),
+    ("Sensitivity of the matched filter", "1"),
+)
+_ARTIFACTS = "../../../.."
+"""From a file of a version to the folder of all artifacts: attempt, version, partition, asset."""
 
 
 def stac_item(
@@ -26,9 +34,12 @@ def stac_item(
     span: tuple[str, str],
     weights: Mapping[str, Any],
     training_set: str,
+    jax: str,
     scores: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Return a STAC 1.0 item of a model.
+    """Return a STAC 1.1 item of a model, for a file of its stored version: the training set is linked from there.
+
+    The output is described in words, since the extension's classes are by a schema of which no copy is carried.
 
     Args:
         version: Of the model.
@@ -41,14 +52,15 @@ def stac_item(
         span: First and last acquisition that it learnt from, ISO 8601.
         weights: Size and sha256 of the weights' file.
         training_set: Version of the training set.
+        jax: Version of jax.
         scores: Numbers of the evaluation.
     """
     west, south, east, north = box
     ring = [[west, south], [east, south], [east, north], [west, north], [west, south]]
     return {
         "type": "Feature",
-        "stac_version": "1.0.0",
-        "stac_extensions": [MLM, FILE],
+        "stac_version": "1.1.0",
+        "stac_extensions": [MLM, FILE, RASTER],
         "id": f"{NAME}-{version}",
         "geometry": {"type": "Polygon", "coordinates": [ring]},
         "bbox": list(box),
@@ -62,8 +74,10 @@ def stac_item(
             "mlm:architecture": "U-Net",
             "mlm:tasks": ["semantic-segmentation"],
             "mlm:framework": "JAX",
+            "mlm:framework_version": jax,
             "mlm:total_parameters": parameters,
             "mlm:pretrained": False,
+            "mlm:pretrained_source": None,
             "mlm:batch_size_suggestion": 4,
             "mlm:accelerator": None,
             "mlm:input": [
@@ -75,7 +89,7 @@ def stac_item(
                         "dim_order": ["batch", "bands", "y", "x"],
                         "data_type": "float32",
                     },
-                    "description": "ppm m, ppm m, 1; NaN where masked",
+                    "description": "NaN where masked; scaled inside the model by the granule's own statistics",
                 }
             ],
             "mlm:output": [
@@ -87,10 +101,8 @@ def stac_item(
                         "dim_order": ["batch", "y", "x"],
                         "data_type": "float32",
                     },
-                    "classification:classes": [
-                        {"value": 0, "name": "background"},
-                        {"value": 1, "name": "plume"},
-                    ],
+                    "description": "probability from 0 to 1 that a pixel shows a plume; from the hyperparameter threshold on "
+                    "it is one of a candidate",
                 }
             ],
             "mlm:hyperparameters": {"threshold": threshold, **architecture.as_dict()},
@@ -98,7 +110,14 @@ def stac_item(
             "geostack:training_set": training_set,
             "geostack:scores": dict(scores or {}),
         },
-        "links": [],
+        "links": [
+            {
+                "rel": "derived_from",
+                "href": f"{_ARTIFACTS}/training_set/all/{training_set}/complete.json",
+                "type": "application/json",
+                "title": f"training_set all version {training_set}",
+            }
+        ],
         "assets": {
             "weights": {
                 "href": f"./{WEIGHTS}",
@@ -106,6 +125,11 @@ def stac_item(
                 "title": "Weights",
                 "roles": ["mlm:model", "mlm:weights", "data"],
                 "mlm:artifact_type": "safetensors",
+                # The extension wants the bands of the input described here.
+                "raster:bands": [
+                    {"name": name, "description": title, "unit": unit, "data_type": "float32"}
+                    for name, (title, unit) in zip(FIELDS, _BANDS, strict=True)
+                ],
                 "file:size": weights["size"],
                 "file:checksum": f"1220{weights['sha256']}",
             },
@@ -153,7 +177,7 @@ def card(
             "",
             "## On the test set",
             "",
-            "Whole granules of places that no model ever learnt from.",
+            "Whole granules of places that none of these methods learnt from.",
             "",
         ]
         lines += [
@@ -163,6 +187,9 @@ def card(
         lines += [_row(result) for result in evaluation["results"].values()]
     if verdict is not None:
         lines += ["", f"## Gate, against {verdict['against']}", ""]
+        if evaluation is not None and evaluation.get("champion_left_out") is not None:
+            why = evaluation["champion_left_out"]
+            lines += [f"The model in use then, `{evaluation['champion']}`, was not judged: {why}.", ""]
         for each in verdict["criteria"]:
             numbers = "; ".join(f"{name}: {_text(value)}" for name, value in each["detail"].items())
             lines.append(f"- {each['name']}: {'passed' if each['passed'] else 'not passed'} ({numbers})")

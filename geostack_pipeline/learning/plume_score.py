@@ -73,8 +73,10 @@ def count(
     regions, many = candidates(score, threshold)
     regions, plumes = np.where(counted, regions, 0), np.where(counted, plumes, 0)
     known = len(rates_kg_h)
-    both = np.zeros((many + 1, known + 1), np.int64)
-    np.add.at(both, (regions.ravel(), plumes.ravel()), 1)
+    # The pixels of neither are most of a granule, and count for nothing.
+    used = (regions > 0) | (plumes > 0)
+    pairs = regions[used].astype(np.int64) * (known + 1) + plumes[used]
+    both = np.bincount(pairs, minlength=(many + 1) * (known + 1)).reshape(many + 1, known + 1)
     region_size, plume_size = both[1:].sum(axis=1), both[:, 1:].sum(axis=0)
     shared = both[1:, 1:]
     union = region_size[:, None] + plume_size[None, :] - shared

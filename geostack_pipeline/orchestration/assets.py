@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import date, timedelta
+from functools import partial
 from typing import Any
 
 import dagster as dg
@@ -15,9 +16,11 @@ from pydantic import Field
 from geostack_pipeline.errors import GeostackError
 from geostack_pipeline.orchestration.io_managers import ALLOW_MISSING
 from geostack_pipeline.orchestration.metadata import day_metadata
+from geostack_pipeline.orchestration.processes import sign
 from geostack_pipeline.orchestration.recording import DayResult, input_tags, record_days
 from geostack_pipeline.providers.contract import Product, Provider
 from geostack_pipeline.stages import (
+    champion_model,
     cube,
     granules,
     methane,
@@ -124,6 +127,16 @@ _STAGES = (
 )
 
 _SWATH: Mapping[str, _Stage] = {
+    cube.NAME: replace(
+        next(stage for stage in _STAGES if stage.name == cube.NAME),
+        description="Zarr tree with one node per granule: radiance, reflectance or methane fields with the outlines that "
+        "analysts drew, cut to the areas.",
+        checks={
+            "valid_fraction": "Every granule has valid pixels.",
+            "physical_range": "The main variable lies within what noise and light allow.",
+            "outlines_read": "The metadata of every outline could be read; the others are drawn in no granule.",
+        },
+    ),
     methane.NAME: _Stage(
         name=methane.NAME,
         io_manager="trees",
@@ -185,15 +198,18 @@ def partitions(start: date, end: date | None = None) -> dg.DailyPartitionsDefini
 
 
 def provider_assets(
-    key: str, days: dg.DailyPartitionsDefinition, product: Product
+    key: str, days: dg.DailyPartitionsDefinition, product: Product, *, judged: bool = False
 ) -> list[dg.AssetsDefinition]:
-    """Return the assets of a provider: one for each stage that its scenes go through."""
-    make = {
+    """Return the assets of a provider: one for each stage that its scenes go through.
+
+    ``judged``: its methane is judged by the plume model in use, where there is one.
+    """
+    make: dict[str, Callable[..., dg.AssetsDefinition]] = {
         scenes.NAME: _scenes,
         selected.NAME: _selected,
         granules.NAME: _granules,
         cube.NAME: _cube,
-        methane.NAME: _methane,
+        methane.NAME: partial(_methane, judged=judged),
     }
     there = stages_of(product)
     return [
@@ -300,7 +316,9 @@ def _cube(key: str, days: dg.DailyPartitionsDefinition, stage: _Stage) -> dg.Ass
     return _decorate(key, days, stage, _upstream(key, "granules"))(body)  # type: ignore[no-any-return]
 
 
-def _methane(key: str, days: dg.DailyPartitionsDefinition, stage: _Stage) -> dg.AssetsDefinition:
+def _methane(
+    key: str, days: dg.DailyPartitionsDefinition, stage: _Stage, *, judged: bool
+) -> dg.AssetsDefinition:
     # The references are earlier dates of the cube, read from the store.  They are part of the version, not of the
     # partition mapping: with a look-back there, a backfill of a date launches the 30 dates after it as well.
     def body(
@@ -316,7 +334,9 @@ def _methane(key: str, days: dg.DailyPartitionsDefinition, stage: _Stage) -> dg.
 
         yield from _run(context, key, stage, config, one)
 
-    return _decorate(key, days, stage, _upstream(key, "cube"))(body)  # type: ignore[no-any-return]
+    # Read from the store as well: there may be no model yet.
+    model = [dg.AssetKey([champion_model.NAME])] if judged else []
+    return _decorate(key, days, stage, _upstream(key, "cube"), model)(body)  # type: ignore[no-any-return]
 
 
 def plumes_asset(providers: Sequence[str], days: dg.DailyPartitionsDefinition) -> dg.AssetsDefinition:
@@ -376,6 +396,7 @@ def _run(
     one: Callable[[Workspace, str], Outcome],
 ) -> Iterator[Any]:
     """Try every date of the run, record the finished ones, then fail naming the rest."""
+    sign(context)
     tags = input_tags(context)
     ws: Workspace = context.resources.workspace.open(run_id=context.run.run_id, pins=config.pins)
     done: dict[str, DayResult] = {}

@@ -15,6 +15,7 @@ from geostack_pipeline.orchestration.learning_job import label_state, retrain_jo
 from geostack_pipeline.orchestration.resources import WindResource, WorkspaceResource, provider_resource
 from geostack_pipeline.orchestration.sensors import new_labels_sensor
 from geostack_pipeline.settings import Settings
+from geostack_pipeline.stages import training_set
 
 
 def build_definitions(settings: Settings, settings_file: str = "") -> dg.Definitions:
@@ -33,7 +34,10 @@ def build_definitions(settings: Settings, settings_file: str = "") -> dg.Definit
         # were tested with.
         warnings.simplefilter("ignore", dg.BetaWarning)
         warnings.simplefilter("ignore", dg.PreviewWarning)
-        assets = [asset for key in keys for asset in provider_assets(key, days, products[key])]
+        judged = training_set.providers(settings) if settings.learning.enabled else ()
+        assets = [
+            asset for key in keys for asset in provider_assets(key, days, products[key], judged=key in judged)
+        ]
         detecting = [key for key in keys if products[key].methane]
         if detecting:
             assets += [plumes_asset(detecting, days), published_asset(detecting, days)]

@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
+from uuid import uuid4
 
 import dagster as dg
 from dagster import DagsterInstance
 
+from geostack_pipeline.errors import BusyError
 from geostack_pipeline.orchestration.assets import StageConfig
+from geostack_pipeline.orchestration.processes import describe, process_tag, put_dead_aside, running
+from geostack_pipeline.orchestration.sensors import RETRAIN
 from geostack_pipeline.providers.contract import Provider
 from geostack_pipeline.stages.plan import ACROSS, STAGES, Plan, contiguous, make_plan, stages_of
 from geostack_pipeline.stages.progress import Event, listening
@@ -66,6 +70,7 @@ class Launcher:
 
         A date that fails is left out of the rounds that follow; its stages before the failure stay stored.
         """
+        put_dead_aside(self._instance)
         failed: dict[str, str] = {}
         chain = stages_of(self._provider.product, until)
         if until is None and self._provider.product.methane:
@@ -125,10 +130,17 @@ class Launcher:
         run_ids = []
         for first, last in contiguous(days, blocked=failed):
             before = set(failed)
+            run_id = str(uuid4())
             result = self._job.execute_in_process(
                 instance=self._instance,
                 asset_selection=[dg.AssetKey(self._path(stage)) for stage in stages],
-                tags={RANGE_START: first, RANGE_END: last, "geostack/provider": self._provider.key},
+                run_id=run_id,
+                tags={
+                    RANGE_START: first,
+                    RANGE_END: last,
+                    "geostack/provider": self._provider.key,
+                    **process_tag(run_id),
+                },
                 run_config=self._config(stages, refresh=refresh),
                 raise_on_error=False,
             )
@@ -153,6 +165,37 @@ class Launcher:
             # The command line tells its own story; errors reach it through the report.
             "loggers": {"console": {"config": {"log_level": "CRITICAL"}}},
         }
+
+
+def run_retrain(defs: dg.Definitions, instance: DagsterInstance) -> str | None:
+    """Run the job that trains, judges and perhaps promotes a model; return why it failed, None where it did not.
+
+    Raises:
+        BusyError: Another training runs.
+    """
+    put_dead_aside(instance)
+    other = running(instance, RETRAIN)
+    if other is not None:
+        raise BusyError(
+            "another training of the model runs",
+            subject=f"job {RETRAIN}",
+            found=f"run {other.run_id}, {other.status.value.lower()}, {describe(other)}",
+            action="wait for its end, or end it: in the UI, or with Ctrl-C where it was started",
+            retryable=True,
+        )
+    run_id = str(uuid4())
+    result = defs.resolve_job_def(RETRAIN).execute_in_process(
+        instance=instance,
+        run_id=run_id,
+        tags=process_tag(run_id),
+        run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
+        raise_on_error=False,
+    )
+    if result.success:
+        return None
+    if _interrupted(result):
+        raise KeyboardInterrupt
+    return _reason(result)
 
 
 def _interrupted(result: dg.ExecuteInProcessResult) -> bool:

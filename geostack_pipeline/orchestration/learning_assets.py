@@ -13,7 +13,8 @@ import polars as pl
 
 from geostack_pipeline.errors import GeostackError
 from geostack_pipeline.orchestration.assets import OWNERS, StageConfig
-from geostack_pipeline.orchestration.metadata import data_uri, markdown, thumbnail
+from geostack_pipeline.orchestration.metadata import data_uri, lineage_metadata, markdown, thumbnail
+from geostack_pipeline.orchestration.processes import sign
 from geostack_pipeline.orchestration.sensors import RETRAIN
 from geostack_pipeline.settings import Settings
 from geostack_pipeline.stages import candidate_model, champion_model, cube, evaluation, training_set
@@ -22,9 +23,14 @@ from geostack_pipeline.stages.workspace import Check, Outcome, Workspace
 from geostack_pipeline.storage.snapshot import Snapshot
 
 GROUP = "learning"
+MOST_ITEMS = 500
+"""Items of a training set that its page lists; `geostack model trail` lists all."""
 _SHOWN = (
     "training_set",
     "candidate",
+    "champion",
+    "evaluation",
+    "replaced",
     "weak_negatives",
     "tiles_train",
     "tiles_validation",
@@ -94,7 +100,7 @@ _STAGES = (
         "nowhere worse; `geostack model rollback` brings an earlier one back.",
         checks={
             "promotion_gate": "The candidate is surely better than the champion, with no more false plumes, no fewer "
-            "small ones and the injected ones recovered; otherwise the champion stays."
+            "small ones and the injected ones recovered, on granules enough; otherwise the champion stays."
         },
         build=champion_model.build,
     ),
@@ -139,6 +145,7 @@ def _asset(stage: _Stage, deps: list[dg.AssetKey]) -> dg.AssetsDefinition:
         ],
     )
     def body(context: dg.AssetExecutionContext, config: StageConfig) -> Iterator[Any]:
+        sign(context)
         ws: Workspace = context.resources.workspace.open(run_id=context.run.run_id, pins=config.pins)
         try:
             with listening(lambda event: _tell(context, stage.name, event)):
@@ -163,6 +170,22 @@ def _asset(stage: _Stage, deps: list[dg.AssetKey]) -> dg.AssetsDefinition:
         yield from _results(outcome.checks)
 
     return body
+
+
+def tell_champion(instance: dg.DagsterInstance, snapshot: Snapshot) -> None:
+    """Have the page of the champion show a model that came into use without a run, and mark as stale what it judges."""
+    instance.report_runless_asset_event(
+        dg.AssetMaterialization(
+            asset_key=dg.AssetKey([champion_model.NAME]),
+            description="brought back by geostack model rollback",
+            metadata=_metadata(champion_model.NAME, Outcome(snapshot=snapshot, reused=True)),
+            tags={
+                "dagster/code_version": champion_model.CODE_VERSION,
+                "dagster/data_version": snapshot.version,
+                "dagster/data_version_is_user_provided": "true",
+            },
+        )
+    )
 
 
 def _tell(context: dg.AssetExecutionContext, stage: str, event: Event) -> None:
@@ -200,6 +223,9 @@ def _metadata(stage: str, outcome: Outcome) -> dict[str, Any]:
         entries["labelled granules"] = len(snapshot.meta["labelled"])
     if isinstance(snapshot.meta.get("rows"), int):
         entries["dagster/row_count"] = snapshot.meta["rows"]
+    entries |= lineage_metadata(snapshot)
+    if stage == training_set.NAME:
+        entries["items"] = _items(snapshot)
     table = _table(stage, snapshot)
     if table is not None and table.height:
         entries["table"] = dg.MetadataValue.md(markdown(table))
@@ -211,6 +237,23 @@ def _metadata(stage: str, outcome: Outcome) -> dict[str, Any]:
         entries["model card"] = dg.MetadataValue.md(snapshot.read("README.md").decode())
     entries |= {f"run/{name}": value for name, value in outcome.stats.items()}
     return entries
+
+
+def _items(snapshot: Snapshot) -> dg.MetadataValue:
+    """Return what a training set was cut from, down to item, label and cube versions."""
+    columns = ("item_id", "digest", "state", "split", "label_revision", "labels", "day", "cube")
+    rows: pl.DataFrame = snapshot.open("members").select(columns).sort("item_id")
+    records = [
+        dg.TableRecord(
+            {
+                name: ", ".join(value) if isinstance(value, list) else value or ""
+                for name, value in row.items()
+            }
+        )
+        for row in rows.head(MOST_ITEMS).iter_rows(named=True)
+    ]
+    schema = dg.TableSchema([dg.TableColumn(name, type="string") for name in columns])
+    return dg.MetadataValue.table(records, schema=schema)
 
 
 def _table(stage: str, snapshot: Snapshot) -> pl.DataFrame | None:

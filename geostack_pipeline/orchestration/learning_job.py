@@ -8,6 +8,7 @@ import dagster as dg
 
 from geostack_pipeline.orchestration.sensors import RETRAIN, RETRAIN_TAG
 from geostack_pipeline.stages import candidate_model, champion_model, evaluation, training_set
+from geostack_pipeline.stages.retraining import Known
 from geostack_pipeline.stages.workspace import Workspace
 
 STAGES = (training_set.NAME, candidate_model.NAME, evaluation.NAME, champion_model.NAME)
@@ -24,12 +25,19 @@ def retrain_job() -> dg.UnresolvedAssetJobDefinition:
     )
 
 
-def label_state(
-    ws: Workspace,
-) -> tuple[set[tuple[str, str]], set[tuple[str, str]] | None, datetime | None]:
-    """Return the labels that are stored, those that the champion learnt from, and when it was made."""
+def label_state(ws: Workspace) -> Known:
+    """Return the labels that are stored, and those that the champion and the last candidate learnt from."""
     champion = champion_model.champion(ws)
-    if champion is None:
-        return training_set.labelled_now(ws), None, None
-    made = datetime.fromisoformat(champion.completed_at)
-    return training_set.labelled_now(ws), training_set.members_of(champion), made
+    judged = ws.stored(evaluation.NAME, evaluation.PARTITION)
+    candidate = (
+        None
+        if judged is None
+        else ws.artifacts.find(candidate_model.NAME, candidate_model.PARTITION, str(judged.meta["candidate"]))
+    )
+    return Known(
+        labelled=training_set.labelled_now(ws),
+        champion=None if champion is None else training_set.members_of(champion),
+        trained_at=None if champion is None else datetime.fromisoformat(champion.completed_at),
+        judged=None if candidate is None else training_set.members_of(candidate),
+        judged_at=None if judged is None else datetime.fromisoformat(judged.completed_at),
+    )

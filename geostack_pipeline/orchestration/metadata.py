@@ -13,12 +13,14 @@ import dagster as dg
 import polars as pl
 from PIL import Image
 
-from geostack_pipeline.stages import cube, methane, published
+from geostack_pipeline.stages import champion_model, cube, methane, published
 from geostack_pipeline.stages.columns import first_columns
 from geostack_pipeline.stages.workspace import Outcome
 from geostack_pipeline.storage.snapshot import Snapshot
 
 TABLE_ROWS = 8
+UNPARTITIONED = "all"
+"""What the store calls the one partition of an asset without partitions."""
 INLINE_CHARACTERS = 1000
 """Markdown of this length or more is hidden behind a link in the UI; the rows of a table stay below it."""
 PICTURE_PIXELS = 560
@@ -57,6 +59,7 @@ def day_metadata(stage: str, outcome: Outcome) -> dict[str, Any]:
             if place is None
             else dg.MetadataValue.path(str(place))
         )
+    entries |= lineage_metadata(snapshot)
     for key in ("rejected", "dropped", "skipped", "plumes", "members", "matched", "fields", "rates"):
         if isinstance(snapshot.meta.get(key), int):
             entries[key] = snapshot.meta[key]
@@ -70,6 +73,27 @@ def day_metadata(stage: str, outcome: Outcome) -> dict[str, Any]:
         if value in (None, "", [], {}) or entries.get(key) == value:
             continue
         entries[f"run/{key}"] = value if isinstance(value, int | float | str) else str(value)
+    return entries
+
+
+_MOST_LINKS = 12
+
+
+def lineage_metadata(snapshot: Snapshot) -> dict[str, Any]:
+    """Return what a version was made from, as links to the pages of these assets, and the plume model among it."""
+    entries: dict[str, Any] = {}
+    if snapshot.upstream:
+        lines = []
+        for name, version in list(snapshot.upstream.items())[:_MOST_LINKS]:
+            asset, _, partition = name.rpartition("/")
+            query = "" if partition == UNPARTITIONED else f"?partition={partition}"
+            lines.append(f"- [{name.removesuffix(f'/{UNPARTITIONED}')}](/assets/{asset}{query}) {version}")
+        if len(snapshot.upstream) > _MOST_LINKS:
+            lines.append(f"- {len(snapshot.upstream) - _MOST_LINKS} more")
+        entries["made from"] = dg.MetadataValue.md("\n".join(lines))
+    if snapshot.meta.get("model_version"):
+        entries["model"] = dg.MetadataValue.asset(dg.AssetKey([champion_model.NAME]))
+        entries["model version"] = str(snapshot.meta["model_version"])
     return entries
 
 

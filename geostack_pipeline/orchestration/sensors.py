@@ -7,12 +7,13 @@ tells what happens when something crashes in between.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import dagster as dg
 
 from geostack_pipeline.orchestration.jobs import refreshing
+from geostack_pipeline.orchestration.processes import put_dead_aside, unfinished
 from geostack_pipeline.providers.contract import Product
 from geostack_pipeline.providers.revisions import RevisionSource
 from geostack_pipeline.settings import Settings
@@ -29,12 +30,16 @@ RETRAIN_TAG = ("geostack/job", RETRAIN)
 CHANGES_TAG = "geostack/changes"
 TRIGGER_TAG = "geostack/trigger"
 _RETRIES_TAG = "dagster/max_retries"
+_STRATEGY_TAG = "dagster/retry_strategy"
+_KEY_TAG = "dagster/run_key"
+_RETRY_WITHIN = timedelta(minutes=10)
+"""The daemon tries a failed run again within seconds; if it has not by then, it does not."""
 _LONGEST_TAG = 500
 
 Job = Any
 """A job of assets, whose type Dagster does not export, or any other."""
-LabelState = Callable[[Workspace], tuple[set[tuple[str, str]], set[tuple[str, str]] | None, datetime | None]]
-"""Returns the labels that are stored, those that the champion learnt from (None without one), and when it was made."""
+LabelState = Callable[[Workspace], retraining.Known]
+"""Returns the labels that are stored, and those that the champion and the last candidate learnt from."""
 
 
 def switched(settings: Settings) -> dg.DefaultSensorStatus:
@@ -54,6 +59,7 @@ def new_granules_sensor(
     """
 
     def turn(context: dg.SensorEvaluationContext) -> dg.SensorResult:
+        _put_aside(context)
         ws: Workspace = context.resources.workspace.open()
         own = ws.settings.automation.new_granules
         before = changes.decode(context.cursor)
@@ -103,18 +109,21 @@ def new_labels_sensor(job: Job, settings: Settings, state: LabelState) -> dg.Sen
     name = job.name
 
     def turn(context: dg.SensorEvaluationContext) -> dg.SensorResult:
+        _put_aside(context)
         ws: Workspace = context.resources.workspace.open()
         own = ws.settings.automation.new_labels
-        labelled, champion, trained_at = state(ws)
+        attempts = retraining.decode(context.cursor)
+        # The runs before the store: a training that ends in between is waited for once more, never repeated.
+        busy, last = _trainings(context.instance, name, attempts, ws.now())
         decision = retraining.decide(
-            labelled,
-            champion,
-            retraining.decode(context.cursor),
-            busy=_unfinished(context.instance, name) > 0,
+            state(ws),
+            attempts,
+            busy=busy,
+            last=last,
             now=ws.now(),
             granules=own.granules,
             days=own.days,
-            trained_at=trained_at,
+            pause=timedelta(minutes=own.every_minutes),
         )
         context.log.info("%s", decision.reason)
         requests = []
@@ -124,6 +133,9 @@ def new_labels_sensor(job: Job, settings: Settings, state: LabelState) -> dg.Sen
                 TRIGGER_TAG: NEW_LABELS,
                 "geostack/new_labels": str(decision.new),
             }
+            if own.retries:
+                # From the beginning: what is stored is adopted, and the training learns from what is there by then.
+                tags |= {_RETRIES_TAG: str(own.retries), _STRATEGY_TAG: "ALL_STEPS"}
             requests.append(dg.RunRequest(run_key=decision.start, job_name=name, tags=tags))
         return dg.SensorResult(
             run_requests=requests,
@@ -214,8 +226,32 @@ def _summary(key: str, done: changes.Turn) -> str:
     return ", ".join(parts) + f"; looked at since {done.cursor.since:%Y-%m-%dT%H:%M:%SZ}"
 
 
-def _unfinished(instance: dg.DagsterInstance, job: str) -> int:
-    """Return how many runs of a job are queued or running, by whomever they were started."""
-    from dagster._core.storage.dagster_run import NOT_FINISHED_STATUSES  # noqa: PLC0415 - no public name
+def _put_aside(context: dg.SensorEvaluationContext) -> None:
+    """Report runs as failed whose process was killed: they would hold up everything that waits for their end."""
+    for run_id in put_dead_aside(context.instance):
+        context.log.warning("run %s: its process is dead, the run is reported as failed", run_id)
 
-    return instance.get_runs_count(dg.RunsFilter(job_name=job, statuses=list(NOT_FINISHED_STATUSES)))
+
+def _trainings(
+    instance: dg.DagsterInstance, job: str, attempts: retraining.Attempts, now: datetime
+) -> tuple[bool, retraining.Last | None]:
+    """Return whether a training is under way, by whomever it was started, and what became of the last one of ours."""
+    # A daemon that died may have created the run of our own intent; the request under its key has it launched.
+    busy = any(
+        run.status is not dg.DagsterRunStatus.NOT_STARTED or run.tags.get(_KEY_TAG) != attempts.intent
+        for run in unfinished(instance, job)
+    )
+    if attempts.started is None:
+        return busy, None
+    # The newest first; a run that tries another one again has its key.
+    records = instance.get_run_records(dg.RunsFilter(job_name=job, tags={_KEY_TAG: attempts.started}))
+    if any(each.dagster_run.status is dg.DagsterRunStatus.SUCCESS for each in records):
+        return busy, retraining.Last(learnt=True)
+    if not records or records[0].dagster_run.status is not dg.DagsterRunStatus.FAILURE:
+        return busy, retraining.Last()
+    newest = records[0]
+    ended = newest.end_time or newest.update_timestamp.timestamp()
+    failed_at = datetime.fromtimestamp(ended, UTC)
+    if newest.dagster_run.is_complete_and_waiting_to_retry and now - failed_at < _RETRY_WITHIN:
+        return True, retraining.Last()
+    return busy, retraining.Last(failed_at=failed_at)

@@ -150,32 +150,47 @@ class Attempt:
             SettingsError: The other version lies in another root, or has nothing there.
             StorageError: A file could not be copied.
         """
+        return self.reference_all(snapshot, {prefix: prefix if to is None else to})
+
+    def reference_all(self, snapshot: Snapshot, prefixes: Mapping[str, str]) -> int:
+        """Take over several files or folders of another version at once, as :meth:`reference` does; returns how many files.
+
+        Args:
+            snapshot: The other version, of the same root; it is listed once.
+            prefixes: File or folder there -> its path here; none lies in another.
+        """
         self._require_open()
         if snapshot.root_url != self.root.url:
             raise SettingsError(
                 "only versions of the same root can be referenced",
-                subject=self._describe(prefix),
+                subject=self._describe(next(iter(prefixes), "")),
                 found=snapshot.root_url,
                 action="open both with the same root",
             )
-        prefix = check_file(prefix.rstrip("/"))
-        paths = sorted(path for path in snapshot.files if path == prefix or path.startswith(f"{prefix}/"))
-        if not paths:
+        targets = {
+            check_file(prefix.rstrip("/")): check_file(to.rstrip("/")) for prefix, to in prefixes.items()
+        }
+        renamed: dict[str, str] = {}
+        used: set[str] = set()
+        for path in sorted(snapshot.files):
+            above = (path, *(path[:at] for at, letter in enumerate(path) if letter == "/"))
+            prefix = next((each for each in above if each in targets), None)
+            if prefix is not None:
+                renamed[path] = targets[prefix] + path[len(prefix) :]
+                used.add(prefix)
+        for prefix in targets.keys() - used:
             raise SettingsError(
                 f"nothing to reference at {prefix!r}",
                 subject=f"{snapshot.asset} {snapshot.partition} {snapshot.version}",
                 action="reference a path that the version has",
             )
-        target_prefix = prefix if to is None else check_file(to.rstrip("/"))
-
-        def renamed(path: str) -> str:
-            return target_prefix + path[len(prefix) :]
-
+        if not renamed:
+            return 0
         # A link or a plain copy keeps the ETag, by which commit knows the bytes were not replaced since.
         e_tags = {meta["path"]: meta["e_tag"] for meta in self.root.objects(snapshot.key())}
 
         def copy(path: str) -> None:
-            source, target = snapshot.key(path), f"{self._prefix}/{renamed(path)}"
+            source, target = snapshot.key(path), f"{self._prefix}/{renamed[path]}"
             with storage_errors(self._describe(path), "referencing"):
                 try:
                     obstore.copy(self.root.store, source, target)
@@ -187,10 +202,10 @@ class Attempt:
                     # A file system without hard links.
                     obstore.put(self.root.store, target, self.root.path / source)
 
-        in_threads(copy, paths, serial_below=64 if self.root.path is not None else 2)
-        for path in paths:
-            self._referenced[renamed(path)] = (e_tags.get(snapshot.key(path)), snapshot.files[path])
-        return len(paths)
+        in_threads(copy, list(renamed), serial_below=64 if self.root.path is not None else 2)
+        for path, target in renamed.items():
+            self._referenced[target] = (e_tags.get(snapshot.key(path)), snapshot.files[path])
+        return len(renamed)
 
     def commit(
         self,

@@ -38,6 +38,7 @@ TINY = {
     "profile": "demo",
     "site_degrees": 0.5,
     "bootstrap": 200,
+    "min_test_granules": 1,
 }
 """Settings."""
 TINY_RECIPE: Recipe = replace(

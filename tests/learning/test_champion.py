@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 import pytest
 from learning_world import START, made, some, store, workspace
 from typer.testing import CliRunner
@@ -16,6 +17,8 @@ from typer.testing import CliRunner
 from geostack_pipeline.cli import app
 from geostack_pipeline.errors import ArtifactNotFoundError, GeostackError, IntegrityError
 from geostack_pipeline.learning.profiles import Recipe
+from geostack_pipeline.methane.plume_table import plume_schema
+from geostack_pipeline.publish.schemas import problems
 from geostack_pipeline.stages import (
     candidate_model,
     champion_model,
@@ -29,6 +32,10 @@ from geostack_pipeline.storage.gc import collect
 from geostack_pipeline.storage.snapshot import Snapshot
 
 LATER = START + timedelta(days=400)
+OTHER_CELLS = (
+    "it may have learnt from places of this test: its site_degrees and test_share were 0.5 and 0.5, "
+    "now they are {}"
+)
 
 
 def seeded(ws: Workspace, seed: int) -> Workspace:
@@ -53,7 +60,9 @@ def judged(ws: Workspace, source: Snapshot, candidate: Snapshot, *, promoted: bo
 
 
 @pytest.mark.slow
-def test_the_loop_from_labels_to_the_model_in_use(tmp_path: Path, tiny_profile: Recipe) -> None:
+def test_the_loop_from_labels_to_the_model_in_use(
+    tmp_path: Path, tiny_profile: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
     ws = workspace(tmp_path, test_share=0.5)
     granules = some(10)
     store(ws, granules)
@@ -74,7 +83,7 @@ def test_the_loop_from_labels_to_the_model_in_use(tmp_path: Path, tiny_profile: 
     candidate = first.snapshot
     item = json.loads(candidate.read("item.json"))
     assert item["properties"]["mlm:name"] == "plume-unet"
-    assert {"mlm:architecture", "mlm:tasks", "mlm:input", "mlm:output"} <= set(item["properties"])
+    assert problems(item) == []
     assert item["assets"]["weights"]["file:checksum"] == f"1220{candidate.files['model.safetensors'].sha256}"
     assert not [path for path in candidate.files if path.endswith((".pkl", ".pickle"))]
 
@@ -103,7 +112,7 @@ def test_the_loop_from_labels_to_the_model_in_use(tmp_path: Path, tiny_profile: 
     assert one.meta["training_set"] == tiles.version
     assert training_set.members_of(one) == training_set.labelled_now(ws)
     assert "Gate" in one.read("README.md").decode()
-    assert methane_swath._with_model(ws, {}) == {"model": one.version}
+    assert methane_swath._with_model(ws, {}) == {"model": one.version, "judged": methane_swath.JUDGED_VERSION}
     again = champion_model.build(ws, yes)
     assert again is not None
     assert again.reused
@@ -146,7 +155,9 @@ def test_the_loop_from_labels_to_the_model_in_use(tmp_path: Path, tiny_profile: 
     with pytest.raises(ArtifactNotFoundError, match="no champion has this version"):
         champion_model.rollback(ws, "zzz")
 
-    # The same by command.
+    # The same by command, which tells the Dagster of the folder it is in.
+    monkeypatch.delenv("DAGSTER_HOME", raising=False)
+    monkeypatch.chdir(tmp_path)
     settings = ["--settings", str(tmp_path / "geostack.yaml")]
     run = CliRunner().invoke
     listed = json.loads(run(app, ["model", "list", "--json", *settings]).stdout)
@@ -157,6 +168,59 @@ def test_the_loop_from_labels_to_the_model_in_use(tmp_path: Path, tiny_profile: 
     assert json.loads(run(app, ["model", "trail", "--json", *settings]).stdout)["model"] == other.version
     assert one.version in run(app, ["model", "trail", granules[1].item_id, *settings]).stdout
     assert one.version in run(app, ["model", "list", *settings]).stdout
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("changed", "why"),
+    [
+        ({"test_share": 0.45}, OTHER_CELLS.format("0.5 and 0.45")),
+        ({"site_degrees": 0.6}, OTHER_CELLS.format("0.6 and 0.5")),
+        ({"product_version": "001"}, "it learnt from product version 002, the test is of 001"),
+    ],
+    ids=["share", "degrees", "product"],
+)
+def test_a_champion_that_cannot_be_judged_fairly_counts_as_none(
+    tmp_path: Path, tiny_profile: Recipe, changed: dict[str, Any], why: str
+) -> None:
+    ws = workspace(tmp_path, test_share=0.5)
+    both = [*some(10), *(replace(each, version="001", number=each.number + 500) for each in some(10))]
+    store(ws, both)
+    training_set.build(ws, now=LATER)
+    candidate = candidate_model.build(ws).snapshot
+    assert candidate.meta["product_version"] == candidate_model.load(candidate).product_version == "002"
+    report = evaluation.build(ws).snapshot
+    assert report.meta["champion_left_out"] is None
+    champion_model.build(ws, judged(ws, report, candidate, promoted=True))
+    # Under the same splits it is the opponent, also when other months are held back for thresholds.
+    same = workspace(tmp_path, test_share=0.5, validation_share=0.3)
+    training_set.build(same, now=LATER)
+    candidate_model.build(same)
+    fair = evaluation.build(same).snapshot
+    assert fair.meta["verdict"]["against"] == "champion"
+
+    other = workspace(tmp_path, **{"test_share": 0.5, **changed})
+    tiles = training_set.build(other, now=LATER).snapshot
+    assert tiles.meta["test_granules"] > 0
+    second = candidate_model.build(other).snapshot
+    unfair = evaluation.build(other).snapshot
+    assert unfair.meta["champion"] == candidate.version
+    assert unfair.meta["champion_left_out"] == why
+    assert set(unfair.meta["results"]) == {"candidate", "blurred_matched_filter"}
+    assert unfair.meta["verdict"]["against"] == "blurred_matched_filter"
+    shown = champion_model.gate_check(unfair).detail
+    assert shown["champion_left_out"] == f"{candidate.version}: {why}"
+    assert shown["against"] == "blurred_matched_filter"
+    refused = champion_model.build(other, judged(other, unfair, second, promoted=False))
+    assert refused is not None
+    assert refused.snapshot.version == candidate.version
+    assert {row["against"] for row in model_trail.refusals(other) if row["candidate"] == second.version} == {
+        "blurred_matched_filter"
+    }
+    done = champion_model.build(other, judged(other, unfair, second, promoted=True))
+    assert done is not None
+    assert done.snapshot.version == second.version
+    assert why in done.snapshot.read("README.md").decode()
 
 
 def test_without_a_test_granule_nothing_is_promoted(tmp_path: Path, tiny_profile: Recipe) -> None:
@@ -187,6 +251,7 @@ def test_a_model_with_weights_of_another_architecture_is_refused(
         candidate_model.load(other)
 
 
+@pytest.mark.slow
 def test_emit_methane_is_made_with_the_champion_and_only_with_one(
     tmp_path: Path, tiny_profile: Recipe
 ) -> None:
@@ -194,9 +259,11 @@ def test_emit_methane_is_made_with_the_champion_and_only_with_one(
 
     ws = workspace(tmp_path, test_share=0.5)
     granules = some(10)
-    store(ws, granules)
-    provider = ws.settings.build_provider("cmr_stac")
     day = granules[1].day
+    older = replace(made(21), version="001")
+    assert older.day == day
+    store(ws, [*granules, older])
+    provider = ws.settings.build_provider("cmr_stac")
     cube = ws.artifacts.current("cmr_stac/cube", day)
     assert cube is not None
     without = methane.build(ws, provider, day, cube).snapshot
@@ -212,6 +279,12 @@ def test_emit_methane_is_made_with_the_champion_and_only_with_one(
     made_with = methane.build(ws, provider, day, cube).snapshot
     assert made_with.version == methane.version(ws, provider, cube.version, {}) != without.version
     assert made_with.upstream["champion_model/all"] == candidate.version == made_with.meta["model_version"]
+    # Its candidates are the model's, and say so; without a model the table is what it was.
+    columns = [
+        pl.read_parquet(each.read(f"plumes-{granules[1].item_id}.parquet")).columns
+        for each in (without, made_with)
+    ]
+    assert columns == [plume_schema().names, plume_schema(judged=True).names]
     node = made_with.open()[granules[1].item_id].to_dataset()
     assert node.attrs["model_version"] == candidate.version
     values = node["plume_probability"].values
@@ -222,6 +295,25 @@ def test_emit_methane_is_made_with_the_champion_and_only_with_one(
     assert [row["methane"] for row in model_trail.forth(ws, granules[2].item_id)["methane"]] == [
         f"cmr_stac/methane/{day}"
     ]
+    # What is of another product version than the model learnt from is not judged, and says why.
+    why = "it learnt from product version 002, this is 001"
+    foreign = made_with.open()[older.item_id].to_dataset()
+    assert "plume_probability" not in foreign
+    assert foreign.attrs["plume_model"] == f"plume-unet {candidate.version} not asked: {why}"
+    assert made_with.meta["not_judged"] == {older.item_id: why}
+    # A champion from before this was written down: its training set tells.
+    one = champion_model.champion(ws)
+    assert one is not None
+    silent = replace(one, meta={name: value for name, value in one.meta.items() if name != "product_version"})
+    assert candidate_model.load(silent).product_version is None
+    assert methane_swath._loaded(ws, silent).product_version == "002"
+    # A date of the other version alone was judged by nobody.
+    store(ws, [older])
+    cube = ws.artifacts.current("cmr_stac/cube", day)
+    assert cube is not None
+    alone = methane.build(ws, provider, day, cube).snapshot
+    assert "model_version" not in alone.meta
+    assert model_trail.forth(ws, granules[2].item_id)["methane"] == []
     # What the model learnt from is no source of the date.
     assert not [name for name in lineage.ancestors(ws, made_with) if name.startswith("training_set")]
 
@@ -245,3 +337,12 @@ def test_emit_methane_holds_the_probability_and_names_the_model(tmp_path: Path, 
     assert found["plume_probability"].dims == ("time", "y", "x")
     assert found.attrs["model_version"] == found["plume_probability"].attrs["model_version"] == "v1"
     assert np.isfinite(found["plume_probability"].values).any()
+    # What the product may lack: without sensitivity the model judges all the same, without uncertainty nobody does.
+    lacking = {name: (dims, np.full_like(field, np.nan)) for name, (dims, field) in values.items()}
+    blunt = values | {"ch4_sensitivity": lacking["ch4_sensitivity"]}
+    assert np.isfinite(methane_swath._judged(xr.Dataset(blunt), model)["plume_probability"].values).any()
+    unsure = methane_swath._judged(
+        xr.Dataset(values | {"ch4_uncertainty": lacking["ch4_uncertainty"]}), model
+    )
+    assert "plume_probability" not in unsure
+    assert unsure.attrs["plume_model"] == "plume-unet v1 not asked: no ch4_uncertainty"

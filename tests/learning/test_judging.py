@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from geostack_pipeline.learning import gate, injection, plume_score
 from geostack_pipeline.learning.calibration import Platt, fit, reliability
-from geostack_pipeline.learning.judging import BASELINE, Granule, Method, best_threshold, difference, judge
+from geostack_pipeline.learning.judging import Granule, Method, Score, best_threshold, difference, judge
 
 NOTHING = np.zeros((30, 30))
 
@@ -84,8 +87,14 @@ def judged(quality: float, seed: int = 0, granules: int = 12) -> list[tuple[Gran
     return out
 
 
-def run(candidate: float, reference: float, candidate_threshold: float = 0.5) -> gate.Verdict:
-    mine, theirs = judged(candidate), judged(reference)
+def run(
+    candidate: float,
+    reference: float,
+    candidate_threshold: float = 0.5,
+    fewest: int = 12,
+    chosen: slice = slice(None),
+) -> gate.Verdict:
+    mine, theirs = judged(candidate)[chosen], judged(reference)[chosen]
     held = {
         id(granule.stack): (score, other) for (granule, score), (_, other) in zip(mine, theirs, strict=True)
     }
@@ -96,12 +105,15 @@ def run(candidate: float, reference: float, candidate_threshold: float = 0.5) ->
             return held[id(stack)][which] if id(stack) in held else stack[0] / 1500.0
 
         return Method(
-            name=("candidate", "reference")[which], score=score, threshold=(candidate_threshold, 0.5)[which]
+            name=("candidate", "reference")[which],
+            score=score,
+            threshold=(candidate_threshold, 0.5)[which],
+            levels=tuple(np.linspace(0.05, 0.95, 19)),
         )
 
     results = judge([of(0), of(1)], (granule for granule, _ in mine), seed=1)
     paired = difference(results["candidate"], results["reference"], count=300, seed=0)
-    return gate.verdict(results["candidate"], results["reference"], paired)
+    return gate.verdict(results["candidate"], results["reference"], paired, fewest=fewest)
 
 
 def test_a_better_candidate_is_promoted_with_its_numbers() -> None:
@@ -117,7 +129,7 @@ def test_a_better_candidate_is_promoted_with_its_numbers() -> None:
     [
         (0.1, 0.5, 0.5, "auprc_better"),
         (0.5, 0.5, 0.5, "auprc_better"),
-        (0.5, 0.1, 0.30, "false_plumes_not_more"),
+        (0.5, 0.25, 0.30, "f1_not_less"),
         (0.4, 0.3, 0.99, "small_plumes_not_fewer"),
         (0.5, 0.1, 3.0, "injected_plumes_recovered"),
     ],
@@ -130,6 +142,34 @@ def test_a_candidate_that_is_worse_in_anything_is_refused(
     assert broken in {each.name for each in said.criteria if not each.passed}
 
 
+def broken(said: gate.Verdict) -> set[str]:
+    return {each.name for each in said.criteria if not each.passed}
+
+
+def test_chance_on_few_granules_promotes_nothing() -> None:
+    """Twelve granules are judged, six of them with a plume: by the five criteria the candidate is better."""
+    assert broken(run(0.5, 0.1, fewest=12)) == set()
+    said = run(0.5, 0.1, fewest=13)
+    assert broken(said) == {"enough_test_granules"}
+    assert not said.promoted
+    detail = next(each.detail for each in said.criteria if each.name == "enough_test_granules")
+    assert detail == {"granules": 12, "wanted at least": 13}
+
+
+def test_where_nothing_could_be_injected_nothing_is_promoted() -> None:
+    # One labelled granule: every resample of it is the same, and none of no plume is missed.
+    said = run(0.5, 0.1, fewest=1, chosen=slice(1, 2))
+    by_name = {each.name: each for each in said.criteria}
+    difference = by_name["auprc_better"].detail
+    assert difference["lower 95 % bound"] == difference["upper 95 % bound"] > 0
+    assert by_name["injected_plumes_recovered"].detail["recovered"] == "0 of 0"
+    assert broken(said) == {"plumes_injected"}
+    # Weak plumes alone say nothing of the strong ones that must be recovered: the first granule gets one of 0.5 t/h.
+    few = run(0.5, 0.1, fewest=1, chosen=slice(0, 2))
+    assert broken(few) == {"plumes_injected"}
+    assert broken(run(0.5, 0.1, fewest=1, chosen=slice(0, 4))) == set()
+
+
 def test_without_a_plume_in_the_test_nothing_is_better() -> None:
     granules = [
         replace(granule, plumes=NOTHING.astype(np.int32), target=NOTHING.astype(np.uint8), rates_kg_h=())
@@ -140,7 +180,8 @@ def test_without_a_plume_in_the_test_nothing_is_better() -> None:
         for name in ("a", "b")
     ]
     results = judge(methods, granules, seed=0)
-    said = gate.verdict(results["a"], results["b"], difference(results["a"], results["b"], count=100, seed=0))
+    paired = difference(results["a"], results["b"], count=100, seed=0)
+    said = gate.verdict(results["a"], results["b"], paired, fewest=1)
     assert not said.promoted
     assert said.criteria[0].detail["lower 95 % bound"] is None
 
@@ -175,17 +216,71 @@ def test_calibration_error_of_known_cases() -> None:
     ]
 
 
-def test_against_the_baseline_f1_decides_in_place_of_false_plumes() -> None:
-    mine, theirs = run(0.5, 0.1), [each for each, _ in judged(0.5)]
+def false_plumes(mine: list[np.ndarray], theirs: list[np.ndarray], **candidate: Any) -> gate.Criterion:
+    """Return what the gate says of false plumes of scores on the granules of :func:`judged`."""
+    granules = [granule for granule, _ in judged(0.5)]
+    place = {id(granule.stack): number for number, granule in enumerate(granules)}
+
+    def of(scores: list[np.ndarray]) -> Score:
+        return lambda stack, _: scores[place[id(stack)]] if id(stack) in place else np.zeros(stack.shape[1:])
+
     methods = [
-        Method(name=name, score=lambda stack, _: stack[0] / 2000.0, threshold=0.5, calibrated=False)
-        for name in ("candidate", BASELINE)
+        Method(name="candidate", score=of(mine), **{"threshold": 0.5, "calibrated": False} | candidate),
+        Method(name="reference", score=of(theirs), threshold=0.5, calibrated=False),
     ]
-    results = judge(methods, theirs, seed=0)
-    paired = difference(results["candidate"], results[BASELINE], count=100, seed=0)
-    said = gate.verdict(results["candidate"], results[BASELINE], paired)
-    assert "false_plumes_not_more" in {each.name for each in mine.criteria}
-    assert {each.name: each.passed for each in said.criteria}["f1_better"] is False
+    results = judge(methods, granules, seed=0)
+    paired = difference(results["candidate"], results["reference"], count=20, seed=0)
+    said = gate.verdict(results["candidate"], results["reference"], paired, fewest=1)
+    return next(each for each in said.criteria if each.name == "false_plumes_not_more")
+
+
+GRID = tuple(np.linspace(0.05, 0.95, 19))
+
+
+@given(
+    quality=st.floats(0.05, 0.5),
+    noise=st.floats(0.0, 0.4),
+    power=st.floats(0.2, 5.0),
+    seed=st.integers(0, 99),
+)
+@settings(max_examples=20, deadline=None)
+def test_false_plumes_are_compared_where_both_find_as_many(
+    quality: float, noise: float, power: float, seed: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    scores = [
+        np.clip(0.3 + quality * (granule.plumes > 0) + noise * rng.standard_normal((30, 30)), 0.0, 1.0)
+        for granule, _ in judged(0.5)
+    ]
+    same = false_plumes(scores, scores, levels=GRID)
+    assert same.passed, "nothing is worse than itself"
+    # Only the order of pixels counts, not what the score is called at which threshold.
+    bent = [score**power for score in scores]
+    again = false_plumes(bent, scores, levels=tuple(level**power for level in GRID), threshold=0.5**power)
+    assert {**again.detail, "at threshold": None} == {**same.detail, "at threshold": None}
+    assert again.detail["at threshold"] == pytest.approx(same.detail["at threshold"] ** power)  # type: ignore[operator]
+
+
+def test_a_candidate_that_is_sure_of_what_is_no_plume_is_refused_with_the_numbers() -> None:
+    theirs = [score for _, score in judged(0.5)]
+    mine = [score + 2.0 * regions((25, 25, 28, 28)) for score in theirs]
+    said = false_plumes(mine, theirs, levels=GRID)
+    assert not said.passed
+    assert (said.detail["reference"], said.detail["candidate"]) == (0, 12)
+    assert said.detail["where it finds"] == said.detail["plumes it finds"] == "6 of 6"
+    # The more a method finds, the more it invents: one that finds little is no measure for one that finds much.
+    weak = [np.where(number == 1, score, 0.0) for number, score in enumerate(theirs)]
+    strong = [
+        score + (0.25 * regions((25, 25, 28, 28)) if number % 2 else 0.0)
+        for number, score in enumerate(theirs)
+    ]
+    said = false_plumes(strong, weak, levels=GRID, threshold=0.4)
+    assert said.passed
+    assert (said.detail["plumes it finds"], said.detail["reference"]) == ("1 of 6", 0)
+    # Finding fewer at every threshold is no way out.
+    said = false_plumes(weak, theirs, levels=GRID)
+    assert not said.passed
+    assert said.detail["reason"] == "finds 1 plumes at most"
 
 
 def test_calibration_finds_the_line_that_bent_the_probabilities() -> None:

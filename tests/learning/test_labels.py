@@ -110,6 +110,12 @@ def test_the_revision_follows_every_change_of_the_labels_and_not_their_order() -
         b'{"features": [{}]}',
         b'{"features": []}',
         b'{"features": [{"properties": {}, "geometry": {"type": "Point"}}]}',
+        b'{"features": [{"properties": [1], "geometry": {"type": "Polygon"}}]}',
+        b'{"features": [{"properties": {"DAAC Scene Names": 7}, "geometry": {"type": "Polygon"}}]}',
+        b'{"features": [{"properties": {"Scene FIDs": [7]}, "geometry": {"type": "Polygon"}}]}',
+        b'{"features": null}',
+        b'{"features": [{"properties": null, "geometry": {"type": ["Polygon"]}}]}',
+        b"[" * 200_000,
         b"\xff\xfe",
     ],
 )
@@ -119,13 +125,20 @@ def test_corrupt_metadata_say_what_is_wrong(data: bytes) -> None:
 
 
 def test_metadata_tell_scenes_and_rate() -> None:
-    feature = {
+    feature: dict[str, Any] = {
         "geometry": {"type": "Polygon"},
         "properties": {"DAAC Scene Names": ["EMIT_A"], "Emissions Rate Estimate (kg/hr)": 812.5},
     }
     about = read_metadata(json.dumps({"features": [feature]}).encode())
     assert about.scenes == ("emit_a",)
     assert about.rate_kg_h == 812.5
+    feature["properties"] = {"DAAC Scene Names": "EMIT_A", "Emissions Rate Estimate (kg/hr)": float("inf")}
+    about = read_metadata(json.dumps({"features": [feature]}).encode())
+    assert (about.scenes, about.rate_kg_h) == (("emit_a",), None)
+    feature["properties"] = {"Emissions Rate Estimate (kg/hr)": 10**400}
+    assert read_metadata(json.dumps({"features": [feature]}).encode()).rate_kg_h is None
+    feature["properties"] = None
+    assert read_metadata(json.dumps({"features": [feature]}).encode()).scenes == ()
 
 
 boxes = st.tuples(st.floats(-170, 170), st.floats(-70, 70), st.floats(0.01, 0.7), st.floats(0.01, 0.7))

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from datetime import timedelta
 from itertools import pairwise
 from pathlib import Path
 
@@ -14,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import xarray as xr
-from learning_world import Made, some
+from learning_world import START, TINY_RECIPE, Made, made, some, store, workspace
 
 from geostack_pipeline.errors import IntegrityError, RasterError
 from geostack_pipeline.learning import batches, fields, network, tiles
@@ -26,6 +27,7 @@ from geostack_pipeline.learning.profiles import PROFILES, Recipe
 from geostack_pipeline.learning.targets import target
 from geostack_pipeline.learning.training import train
 from geostack_pipeline.learning.weights import load_weights, named, save_weights
+from geostack_pipeline.stages import candidate_model, training_set
 
 ROOT = Path(__file__).parents[2]
 
@@ -224,6 +226,50 @@ def test_probability_names_its_model_and_is_the_same_however_often(tiny: Recipe)
         probability(node.drop_vars("ch4_uncertainty"), model)
 
 
+_PROBABILITIES = """
+import sys; sys.path[:0] = [{tests!r}]
+import numpy as np
+from test_training import model_of, stack_of
+from learning_world import made
+from pathlib import Path
+folder = Path({folder!r})
+model = model_of((folder / "weights").read_bytes())
+for number in {numbers!r}:
+    granule = made(number, size=40 + 12 * number)
+    np.save(folder / f"{{number}}.npy", model.probabilities(stack_of(granule)))
+"""
+
+
+def model_of(weights: bytes) -> PlumeModel:
+    """Return a model of stored weights."""
+    return PlumeModel(
+        network=load_weights(weights, TINY_RECIPE.architecture, "test"),
+        version="abc",
+        name="plume-unet",
+        tile=32,
+        overlap=8,
+        threshold=0.5,
+    )
+
+
+@pytest.mark.slow
+def test_another_process_gives_the_same_probabilities_in_any_order(tiny: Recipe, tmp_path: Path) -> None:
+    weights = save_weights(network.new_network(tiny.architecture, 0), tiny.architecture)
+    (tmp_path / "weights").write_bytes(weights)
+    model = model_of(weights)
+    numbers = [0, 1, 2, 3]
+    here = {number: model.probabilities(stack_of(made(number, size=40 + 12 * number))) for number in numbers}
+    assert len({values.tobytes() for values in here.values()}) == len(numbers)
+    code = _PROBABILITIES.format(
+        tests=str(Path(__file__).parent), folder=str(tmp_path), numbers=[2, 0, 3, 1, 2]
+    )
+    subprocess.run(
+        [sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": str(ROOT)}, timeout=280, check=True
+    )
+    for number, values in here.items():
+        assert np.load(tmp_path / f"{number}.npy").tobytes() == values.tobytes(), number
+
+
 def test_blending_is_the_weighted_mean_of_tiles(tiny: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
     """Against a loop over pixels, with a network that says which tile it is in."""
     from geostack_pipeline.learning import inference
@@ -271,9 +317,9 @@ print(json.dumps([len(jax.devices()), [row["loss"] for row in out.history]]))
 
 
 @pytest.mark.slow
-def test_the_loss_is_the_same_on_four_devices() -> None:
+def test_the_loss_is_the_same_on_two_and_four_devices() -> None:
     found = {}
-    for count in (1, 4):
+    for count in (1, 2, 4):
         environment = {
             **os.environ,
             "XLA_FLAGS": f"--xla_force_host_platform_device_count={count}",
@@ -286,4 +332,25 @@ def test_the_loss_is_the_same_on_four_devices() -> None:
         devices, losses = json.loads(done.stdout.strip().splitlines()[-1])
         assert devices == count
         found[count] = losses
-    assert found[4] == pytest.approx(found[1], rel=1e-4)
+    for count in (2, 4):
+        assert found[count] == pytest.approx(found[1], rel=1e-4), count
+
+
+@pytest.mark.slow
+def test_the_full_profile_trains_and_judges(tmp_path: Path) -> None:
+    """The network and squares of a GPU's training for two steps, from the settings to whole granules."""
+    ws = workspace(tmp_path, profile="full", steps=2, batch=2, tile=256, overlap=64, test_share=0.01)
+    granules = [made(number, plume=number != 3, size=260) for number in (1, 2, 3)]
+    store(ws, granules)
+    training_set.build(ws, now=START + timedelta(days=400))
+    snapshot = candidate_model.build(ws).snapshot
+    chosen = candidate_model.recipe(ws.settings.learning)
+    assert (chosen.crop, chosen.architecture) == (256, PROFILES["full"].architecture)
+    assert snapshot.meta["profile"] == "full"
+    assert 500_000 <= snapshot.meta["parameters"] <= 2_000_000
+    model = candidate_model.load(snapshot)
+    stack = stack_of(granules[0])
+    found = model.probabilities(stack)
+    good = np.isfinite(stack[0])
+    assert ((found[good] >= 0.0) & (found[good] <= 1.0)).all()
+    assert np.isnan(found[~good]).all()

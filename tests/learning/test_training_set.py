@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
-from learning_world import START, Made, geojson, made, replace, some, store, workspace
+from learning_world import START, STEP, Made, geojson, made, replace, some, store, workspace
 
 from geostack_pipeline.errors import ArtifactNotFoundError
+from geostack_pipeline.learning.sites import Splitter
 from geostack_pipeline.stages import candidate_model, training_set
 from geostack_pipeline.storage.gc import collect
 
@@ -111,6 +112,37 @@ def test_a_past_version_is_rebuilt_exactly_though_its_cubes_were_replaced_and_gc
         training_set.rebuild(ws, "0" * 16)
 
 
+def test_only_granules_that_changed_are_cut_and_nobody_can_tell(tmp_path: Path) -> None:
+    ws = workspace(tmp_path / "grown", test_share=0.01)
+    before = some(4)
+    store(ws, before)
+    first = training_set.build(ws, now=LATER)
+    assert first.stats == {"computed": 4, "taken_over": 0}
+    # One outline was revised; a new granule came on the day of another, whose cube so has a new version.
+    changed, new = replace(before[2], outline_moved=(5, 0), revision=1), made(21)
+    assert new.day == before[1].day
+    after = [before[0], before[1], changed, before[3], new]
+    store(ws, after)
+    second = training_set.build(ws, now=LATER)
+    assert second.stats == {"computed": 2, "taken_over": 3}
+    rows = {row["item_id"]: row for row in second.snapshot.open("members").to_dicts()}
+    assert rows[before[1].item_id]["cube"] == ws.artifacts.current("cmr_stac/cube", new.day).version  # type: ignore[union-attr]
+    alone = workspace(tmp_path / "alone", test_share=0.01)
+    store(alone, after)
+    fresh = training_set.build(alone, now=LATER)
+    assert fresh.stats == {"computed": 5, "taken_over": 0}
+    assert fresh.snapshot.version == second.snapshot.version
+    assert fresh.snapshot.content_digest() == second.snapshot.content_digest()
+    # What was taken over belongs to the new version, also when the old one goes.
+    collect(ws.artifacts, grace=timedelta(0), dry_run=False)
+    assert ws.artifacts.find("training_set", "all", first.snapshot.version) is None
+    assert second.snapshot.verify() == []
+    assert training_set.rebuild(ws, second.snapshot.version) == []
+    # Another recipe cuts everything anew.
+    again = training_set.build(workspace(tmp_path / "grown", test_share=0.01, ring_pixels=3), now=LATER)
+    assert again.stats == {"computed": 5, "taken_over": 0}
+
+
 def test_versions_of_the_product_never_mix(tmp_path: Path) -> None:
     ws = workspace(tmp_path)
     store(ws, [made(1), replace(made(2), version="001")])
@@ -165,7 +197,41 @@ def test_all_negative(tmp_path: Path) -> None:
 def test_one_class_only(tmp_path: Path) -> None:
     granule = made(1)
     why, _ = refused(tmp_path, [replace(granule, truth=np.ones_like(granule.truth))])
-    assert why == "every pixel of the tiles is plume or ignored"
+    assert why == "every pixel of the tiles to train on is plume or ignored"
+
+
+def test_outlines_without_a_valid_pixel(tmp_path: Path) -> None:
+    granule = made(1)
+    masked = granule.fields["ch4_enhancement"] == -9999.0
+    why, _ = refused(tmp_path, [replace(granule, truth=masked), made(2, plume=False)])
+    assert why == "no pixel of the tiles to train on is plume"
+
+
+@pytest.mark.parametrize("plume_for", ["train", "validation"])
+def test_what_only_thresholds_are_chosen_on_teaches_nothing(tmp_path: Path, plume_for: str) -> None:
+    rule = Splitter(cell_deg=0.5, test_share=0.01, validation_share=0.5)
+
+    def split(granule: Made) -> str | None:
+        edge = 48 * STEP
+        box = (granule.west, granule.north - edge, granule.west + edge, granule.north)
+        return rule.of(box, granule.start)
+
+    numbers = {
+        wanted: [n for n in range(1, 80) if split(made(n)) == wanted] for wanted in ("train", "validation")
+    }
+    granules = [made(n, plume=wanted == plume_for) for wanted, those in numbers.items() for n in those[:2]]
+    ws = workspace(tmp_path, test_share=0.01, validation_share=0.5)
+    store(ws, granules)
+    found = training_set.build(ws, now=LATER).snapshot
+    table = found.open("members")
+    assert table["plume_pixels"].sum() > 0
+    assert table["split"].to_list().count("validation") == table["split"].to_list().count("train") == 2
+    if plume_for == "train":
+        assert training_set.problem(found) is None
+        assert found.meta["plume_pixels"] == table.filter(pl.col("split") == "train")["plume_pixels"].sum()
+    else:
+        assert found.meta["plume_pixels"] == 0
+        assert training_set.problem(found) == "no pixel of the tiles to train on is plume"
 
 
 def test_only_test_cells(tmp_path: Path) -> None:
@@ -187,6 +253,10 @@ def test_corrupt_metadata_and_labels_of_unknown_scenes_are_named_and_left_out(tm
     _, drops = refused(tmp_path, [broken, stray])
     assert drops[broken.item_id] == "label_unreadable"
     assert drops[stray.label_id] == "label_without_granule"
+    table = workspace(tmp_path).artifacts.current("training_set", "all").open("dropped")  # type: ignore[union-attr]
+    details = dict(zip(table["item_id"], table["detail"], strict=True))
+    assert details[broken.item_id].startswith(f"{broken.label_id}: its metadata are no GeoJSON of features")
+    assert details[stray.label_id] == "no granule"
 
 
 def test_a_plume_of_an_earlier_scene_of_the_pass_is_joined(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -20,7 +21,8 @@ from geostack_pipeline.orchestration.sensors import failed_runs_sensor, new_labe
 from geostack_pipeline.providers import cmr
 from geostack_pipeline.sandbox.serve import Sandbox
 from geostack_pipeline.settings import load_settings, parse_settings
-from geostack_pipeline.stages import changes, scenes
+from geostack_pipeline.stages import changes, retraining, scenes
+from geostack_pipeline.stages.retraining import Known
 from geostack_pipeline.stages.workspace import Workspace, open_workspace
 from tests.providers.scripted_server import Server, serving
 
@@ -216,8 +218,12 @@ def test_a_training_waits_for_the_one_that_runs(tmp_path: Path) -> None:
     file = tmp_path / "geostack.yaml"
     file.write_text("automation: {new_labels: {granules: 2}}", encoding="utf-8")
     stored: set[tuple[str, str]] = {("a", "1")}
-    champion: list[set[tuple[str, str]] | None] = [None]
-    sensor = new_labels_sensor(retrain, load_settings(file), lambda _: (stored, champion[0], None))
+    learnt: dict[str, set[tuple[str, str]] | None] = {"champion": None, "judged": None}
+    sensor = new_labels_sensor(
+        retrain,
+        load_settings(file),
+        lambda _: Known(labelled=stored, **learnt),  # type: ignore[arg-type]
+    )
     defs = dg.Definitions(jobs=[retrain], sensors=[sensor])
     with dg.instance_for_test() as instance:
 
@@ -243,11 +249,43 @@ def test_a_training_waits_for_the_one_that_runs(tmp_path: Path) -> None:
         started = turn(meant.cursor)
         (request,) = started.run_requests
         assert request.tags[sensors.RETRAIN_TAG[0]] == sensors.RETRAIN_TAG[1]
+        assert request.tags["dagster/max_retries"] == "2"
+        assert request.tags["dagster/retry_strategy"] == "ALL_STEPS"
         assert turn(meant.cursor).run_requests[0].run_key == request.run_key
+        # The daemon died when it had created the run and not launched it: the request has it launched.
+        tags = {**request.tags, "dagster/run_key": request.run_key or ""}
+        created = instance.create_run_for_job(retrain, tags=tags)
+        assert turn(meant.cursor).run_requests[0].run_key == request.run_key
+        instance.delete_run(created.run_id)
+        # It fails: the daemon tries it again, which is waited for.
+        failing = instance.create_run_for_job(retrain, tags=tags, status=dg.DagsterRunStatus.STARTED)
+        instance.report_run_failed(failing)
+        instance.add_run_tags(failing.run_id, {"dagster/will_retry": "true"})
+        again = instance.create_run_for_job(retrain, tags=tags, status=dg.DagsterRunStatus.STARTED)
+        for _ in range(2):
+            assert retraining.decode(turn(started.cursor).cursor).intent is None
+            instance.delete_run(again.run_id)
+        # For good: the same labels are meant again under another key, after a while.
+        instance.add_run_tags(failing.run_id, {"dagster/will_retry": "false"})
+        waits = turn(started.cursor)
+        assert "the last training failed" in (waits.skip_message or "")
+        assert not turn(waits.cursor).run_requests
+        file.write_text("automation: {new_labels: {granules: 2, every_minutes: 0.01}}", encoding="utf-8")
+        time.sleep(1.0)
+        (other,) = turn(turn(started.cursor).cursor).run_requests
+        assert other.run_key != request.run_key
+        file.write_text("automation: {new_labels: {granules: 2}}", encoding="utf-8")
         # Refused or promoted: the same labels start nothing more.
+        done_ = instance.create_run_for_job(retrain, tags=tags, status=dg.DagsterRunStatus.SUCCESS)
+        learnt["judged"] = set(stored)
         assert not turn(turn(started.cursor).cursor).run_requests
-        champion[0] = set(stored)
+        learnt["champion"] = set(stored)
         assert not turn(turn(started.cursor).cursor).run_requests
+        # A run that was deleted, or cancelled by hand, is not started again by itself.
+        learnt["judged"] = learnt["champion"] = None
+        for each in (done_, failing):
+            instance.delete_run(each.run_id)
+        assert "no label since" in (turn(started.cursor).skip_message or "")
 
 
 def test_the_daemon_lets_one_training_run_at_a_time(tmp_path: Path) -> None:
@@ -260,6 +298,11 @@ def test_the_daemon_lets_one_training_run_at_a_time(tmp_path: Path) -> None:
         assert {"key": key, "value": value, "limit": 1} in limits.tag_concurrency_limits
         assert instance.run_retries_enabled
         assert instance.run_retries_max_retries == 0
+        # A run is left a week; the launcher knows no sign of life, so there is nothing to resume.
+        assert instance.run_monitoring_enabled
+        assert instance.run_monitoring_max_runtime_seconds == 7 * 86400
+        assert instance.run_monitoring_max_resume_run_attempts == 0
+        assert not instance.run_launcher.supports_check_run_worker_health
         assert instance.freshness_enabled
 
 

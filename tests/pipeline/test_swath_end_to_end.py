@@ -2,21 +2,38 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from urllib.parse import urlsplit
 
 import h5py
 import numpy as np
+import polars as pl
 import pytest
 import rasterio
 import yaml
+from rio_cogeo.cogeo import cog_validate
 
+from geostack_pipeline.publish.schemas import problems
 from geostack_pipeline.sandbox.serve import Sandbox
 from geostack_pipeline.settings import load_settings
-from geostack_pipeline.stages import cube, granules, scenes, selected
+from geostack_pipeline.stages import (
+    cube,
+    granules,
+    methane,
+    plumes,
+    published,
+    scenes,
+    selected,
+    training_set,
+)
+from geostack_pipeline.stages.tables import parquet_bytes
+from geostack_pipeline.stages.training_inventory import inventory
 from geostack_pipeline.stages.workspace import Outcome, Workspace, open_workspace
+from geostack_pipeline.storage.digest import sha256_bytes, version_of
 
 EMIT_COLLECTIONS = ["EMITL2BCH4ENH_002", "EMITL2BCH4PLM_002", "EMITL1BRAD_001", "EMITL2ARFL_001"]
 DAY = "2024-06-07"
@@ -119,6 +136,88 @@ def test_nothing_is_done_twice_and_unchanged_nodes_are_taken_over(logged_in: San
     }
 
 
+def _told(*names: Any, **changes: Any) -> bytes:
+    """Return metadata of an outline with what they say of its scenes."""
+    feature = {
+        "properties": {"DAAC Scene Names": names[0]} if names else None,
+        "geometry": {"type": "Polygon"},
+        **changes,
+    }
+    return json.dumps({"features": [feature]}).encode()
+
+
+def test_outlines_are_drawn_where_their_metadata_say_and_damaged_ones_break_no_date(
+    logged_in: Sandbox, tmp_path: Path
+) -> None:
+    from geostack_pipeline.sandbox.world.emit import emit_granules
+
+    ws = workspace(logged_in, tmp_path)
+    provider = ws.settings.build_provider("cmr_stac")
+    first = run(ws, provider, DAY).granules.snapshot
+    emit = next(g for g in emit_granules(logged_in.world) if f"{g.start:%Y-%m-%d}" == DAY)
+    scene, label = f"EMIT_L2B_CH4ENH_002_{emit.name}", f"EMIT_L2B_CH4PLM_002_{emit.plumes[0].name}"
+    manifest = first.open()
+    assert manifest.filter(pl.col("asset") == "CH4PLMMETA")["item_id"].unique().to_list() == [label]
+
+    def with_metadata(data: bytes) -> Outcome:
+        digest = sha256_bytes(data)
+        blob = f"blobs/{digest[:2]}/{digest}"
+        ws.artifacts.root.put(blob, data)
+        about = pl.col("asset") == "CH4PLMMETA"
+        changed = manifest.with_columns(
+            blob=pl.when(about).then(pl.lit(blob)).otherwise("blob"),
+            sha256=pl.when(about).then(pl.lit(digest)).otherwise("sha256"),
+        )
+        upstream = dict(first.upstream)
+        with ws.artifacts.begin(
+            first.asset, DAY, version_of(["test", digest]), kind="table", code_version="1", upstream=upstream
+        ) as attempt:
+            attempt.put("granules.parquet", parquet_bytes(changed))
+            fetched = attempt.commit(meta={}, blobs=[blob])
+        return cube.build(ws, provider, DAY, fetched)
+
+    def drawn(found: Outcome) -> bool:
+        node = found.snapshot.open()[scene]
+        return "plume_mask" in node and bool(node["plume_mask"].values.any())
+
+    # One name as text, names in lower case, none at all: as the training set reads them.
+    start = f"emit{emit.start:%Y%m%dt%H%M%S}"
+    for data, there in (
+        (_told([scene]), True),
+        (_told(scene), True),
+        (_told([scene.lower()]), True),
+        (_told(start), True),
+        (_told([start.upper()]), True),
+        (_told(), True),
+        (_told([]), True),
+        (_told(["EMIT_L2B_CH4ENH_002_20200101T000000_2000000_001"]), False),
+        (_told("emit20200101t000000"), False),
+    ):
+        found = with_metadata(data)
+        assert drawn(found) == there, data
+        assert found.snapshot.meta["outlines_not_read"] == {}
+        assert all(check.passed for check in found.checks)
+    for data in (
+        b'{"type": "FeatureCollection", "features": [{"geometry"',
+        b'{"features": null}',
+        _told(7),
+        _told([7]),
+        _told([scene], geometry={"type": "Point"}),
+    ):
+        found = with_metadata(data)
+        assert scene in found.snapshot.nodes
+        assert label in found.snapshot.nodes
+        assert not drawn(found), data
+        unread = {check.name: check for check in found.checks if not check.passed}
+        assert list(unread) == ["outlines_read"]
+        assert unread["outlines_read"].detail["not drawn"].startswith(f"{label}: no ")
+        labels = inventory(ws).labels
+        assert [each.item_id for each in labels if each.problem is not None] == [label]
+        assert training_set.build(ws).snapshot.open("dropped").filter(pl.col("item_id") == scene)[
+            "reason"
+        ].to_list() == ["label_unreadable"]
+
+
 def test_enmap_from_catalog_to_cube(logged_in: Sandbox, tmp_path: Path) -> None:
     from geostack_pipeline.sandbox.world.enmap import enmap_scenes
 
@@ -171,6 +270,53 @@ def test_enmap_radiance_from_catalog_to_cube(logged_in: Sandbox, tmp_path: Path)
     assert on_map.attrs["scene"] == sensor.attrs["scene"]
     for name in (l1b.id, l1c.id):
         assert done.cube.snapshot.read(f"quicklook-{name}.png").startswith(b"\x89PNG")
+
+
+@pytest.mark.slow  # a retrieval, its pictures and its catalog
+def test_enmap_is_published(logged_in: Sandbox, tmp_path: Path) -> None:
+    """Fields of EnMAP as STAC: COGs that equal the retrieval, valid items, links to what they were made from."""
+    ws = workspace(logged_in, tmp_path, only="dlr_geoservice")
+    provider = ws.settings.build_provider("dlr_geoservice")
+    done = run(ws, provider, DAY)
+    retrieved = methane.build(ws, provider, DAY, done.cube.snapshot).snapshot
+    assert retrieved.meta["plumes"] >= 1
+    counted = plumes.build(ws, DAY)
+    outcome = published.build(ws, DAY)
+    assert all(check.passed for check in outcome.checks)
+    snapshot = outcome.snapshot
+    folder = snapshot.local_path()
+    assert folder is not None
+    (name,) = retrieved.nodes
+    node = retrieved.open()[name].to_dataset()
+    found = published.items(snapshot)
+    fields = [item for item in found.values() if item["collection"] == "methane-enhancement-enmap"]
+    assert len(fields) == 1
+    assert len(found) == 1 + counted.snapshot.meta["rows"]
+    listed = done.scenes.snapshot.open()
+    for item in found.values():
+        assert problems(item) == []
+        sources = {
+            link["title"]: link["href"]
+            for link in item["links"]
+            if link["rel"] == "derived_from" and link["href"].startswith("http")
+        }
+        assert sources
+        assert set(sources) == set(item["properties"]["geostack:source_items"]) <= set(listed["id"])
+        # The catalog links to its items by paths on its own server.
+        home = ws.settings.build_provider("dlr_geoservice").url
+        assert all(urlsplit(href)[:2] == urlsplit(home)[:2] for href in sources.values())
+        stored = [link for link in item["links"] if link["href"].endswith("complete.json")]
+        assert {json.loads((folder / item["collection"] / item["id"] / link["href"]).read_text())["version"]
+                for link in stored} >= {retrieved.version}  # fmt: skip
+    (item,) = fields
+    here = folder / item["collection"] / item["id"]
+    for variable in ("ch4_enhancement", "ch4_uncertainty", "spectral_misfit", "quality_flags"):
+        path = here / item["assets"][variable]["href"]
+        assert cog_validate(path, strict=True) == (True, [], [])
+        with rasterio.open(path) as source:
+            np.testing.assert_array_equal(source.read(1), node[variable].values[0])
+            assert item["properties"]["proj:code"] == source.crs.to_string()
+    assert item["properties"]["instruments"] == ["hsi"]
 
 
 def test_a_day_without_granules_is_a_value(logged_in: Sandbox, tmp_path: Path) -> None:
