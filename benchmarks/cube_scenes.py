@@ -10,7 +10,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -82,14 +82,15 @@ def _on_lattice(corner: float, pixel: float) -> float:
     return round(corner / pixel) * pixel
 
 
-def scenes(side: int) -> list[Scene]:
-    """Return the twelve scenes in order of priority."""
+def scenes(side: int, days: int = DAYS) -> list[Scene]:
+    """Return the scenes in order of priority, four a day; more days than three show the files of the first again."""
     pixel = _TILE_M / side
     found = []
-    for day in range(DAYS):
+    for day in range(days):
         for number, (tile, crs, west, north) in enumerate(_TILES):
-            when = datetime(2024, 6, 1 + 5 * day, 10, 10, tzinfo=UTC) + timedelta(seconds=10 * number)
-            name = f"S2A_{tile}_{when:%Y%m%d}"
+            when = datetime(2024, 6, 1, 10, 10, tzinfo=UTC) + timedelta(days=5 * day, seconds=10 * number)
+            shown = when - timedelta(days=5 * (day - day % DAYS))
+            name = f"S2A_{tile}_{shown:%Y%m%d}"
             found.append(
                 Scene(
                     id=f"S2A_{when:%Y%m%dT%H%M%S}_{tile}",
@@ -105,30 +106,85 @@ def scenes(side: int) -> list[Scene]:
     return found
 
 
+def parts(side: int, number: int) -> list[Scene]:
+    """Return the scenes of one moment that share a quarter of the area: each covers a part of it that no other has.
+
+    ``number`` is a square.  Every other scene lies in zone 32.
+    """
+    from pyproj import Transformer
+
+    grid = target(side, 2)
+    pixel, across = grid.transform[0], round(number**0.5)
+    when = datetime(2024, 6, 1, 10, 10, tzinfo=UTC)
+    edges = [round(grid.side * i / across) for i in range(across + 1)]
+    found = []
+    for index in range(number):
+        row, column = divmod(index, across)
+        left = grid.transform[2] + pixel * edges[column]
+        top = grid.transform[5] - pixel * edges[row]
+        right = grid.transform[2] + pixel * edges[column + 1]
+        bottom = grid.transform[5] - pixel * edges[row + 1]
+        crs = CRS if (row + column) % 2 == 0 else "EPSG:32632"
+        if crs != CRS:
+            left, bottom, right, top = Transformer.from_crs(CRS, crs, always_xy=True).transform_bounds(
+                left, bottom, right, top
+            )
+            left, top = pixel * np.floor(left / pixel), pixel * np.ceil(top / pixel)
+        found.append(
+            Scene(
+                id=f"S2A_part_{index:02d}",
+                crs=crs,
+                west=float(left),
+                north=float(top),
+                pixel_m=pixel,
+                side=int(np.ceil(max(right - left, top - bottom) / pixel)),
+                when=when,
+                files={band: f"part_{index:02d}_{band}.tif" for band in BANDS},
+            )
+        )
+    return found
+
+
 def folder(side: int, cache: Path) -> Path:
     """Return the folder with the COGs and ``reference.npy``; written once and then kept."""
-    place = cache / f"cube-{side}-v{_VERSION}"
+
+    def write(work: Path) -> None:
+        for number, scene in enumerate(scenes(side)):
+            _write(work, scene, number, _valid(scene))
+        np.save(work / "reference.npy", _reference(work, side))
+        (work / "scenes.json").write_text(json.dumps([scene.id for scene in scenes(side)], indent=2))
+
+    return _kept(cache / f"cube-{side}-v{_VERSION}", write)
+
+
+def parts_folder(side: int, number: int, cache: Path) -> Path:
+    """Return the folder with the COGs of :func:`parts`; written once and then kept."""
+
+    def write(work: Path) -> None:
+        for index, scene in enumerate(parts(side, number)):
+            _write(work, scene, index, np.ones((scene.side, scene.side), bool))
+
+    return _kept(cache / f"cube-{side}-parts-{number}-v{_VERSION}", write)
+
+
+def _kept(place: Path, write: Callable[[Path], None]) -> Path:
     if not place.exists():
-        cache.mkdir(parents=True, exist_ok=True)
-        work = Path(tempfile.mkdtemp(prefix="writing-", dir=cache))
+        place.parent.mkdir(parents=True, exist_ok=True)
+        work = Path(tempfile.mkdtemp(prefix="writing-", dir=place.parent))
         try:
-            for number, scene in enumerate(scenes(side)):
-                _write(work, scene, number)
-            np.save(work / "reference.npy", _reference(work, side))
-            (work / "scenes.json").write_text(json.dumps([scene.id for scene in scenes(side)], indent=2))
+            write(work)
             os.rename(work, place)
         finally:
             shutil.rmtree(work, ignore_errors=True)
     return place
 
 
-def _write(work: Path, scene: Scene, number: int) -> None:
+def _write(work: Path, scene: Scene, number: int, valid: np.ndarray) -> None:
     import rasterio
     from rasterio.transform import Affine
 
     side = scene.side
     dice = np.random.default_rng(number)
-    valid = _valid(scene)
     for name in scene.files.values():
         pixels = _ground(side, dice) + dice.integers(0, 512, (side, side), dtype=np.uint16)
         pixels[~valid] = 0
@@ -145,7 +201,7 @@ def _write(work: Path, scene: Scene, number: int) -> None:
             nodata=0,
             compress="DEFLATE",
             predictor="YES",
-            blocksize=512 if side >= FULL else 128,
+            blocksize=512 if scene.pixel_m < _TILE_M / QUICK else 128,
             num_threads="ALL_CPUS",
         ) as file:
             file.write(pixels, 1)

@@ -7,13 +7,15 @@ has stopped.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Sequence
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from benchmarks.cube_scenes import BANDS, DAYS, Scene, items, scenes, target
+from benchmarks.cube_scenes import BANDS, DAYS, Scene, items, parts, scenes, target
 
 Work = Callable[[], dict[str, Any]]
 THREADS = 2
@@ -22,15 +24,19 @@ _CLOUD = {"GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR", "GDAL_HTTP_MAX_RETRY": "3
 """What the peers' manuals advise for files over HTTP."""
 
 
-def _compared(bands: Sequence[np.ndarray], folder: str) -> dict[str, Any]:
+def _compared(bands: Sequence[np.ndarray], folder: str, days: int = DAYS) -> dict[str, Any]:
     """Return the facts of a cube, given band by band as (day, row, column); it is compared after the measurement."""
 
     def after() -> dict[str, Any]:
         exact = np.load(Path(folder, "reference.npy"), mmap_mode="r")
-        if len(bands) != len(BANDS) or any(band.shape != exact[:, 0].shape for band in bands):
-            return {"error": f"bands shaped {[band.shape for band in bands]} for {exact.shape}"}
-        same = sum(int(np.count_nonzero(band == exact[:, number])) for number, band in enumerate(bands))
-        return {"equal": same / exact.size}
+        if len(bands) != len(BANDS) or any(band.shape != (days, *exact.shape[2:]) for band in bands):
+            return {"error": f"bands shaped {[band.shape for band in bands]} for {days} x {exact.shape[2:]}"}
+        same = sum(
+            int(np.count_nonzero(band[day] == exact[day % DAYS, number]))
+            for number, band in enumerate(bands)
+            for day in range(days)
+        )
+        return {"equal": same / sum(band.size for band in bands)}
 
     return {"pixels": sum(int(band.size) for band in bands), "after": after}
 
@@ -43,7 +49,13 @@ def _by_day(found: Sequence[Scene]) -> list[list[Scene]]:
 
 
 def ours(
-    folder: str, base: str, side: int, share: int = 1, only: int | None = None, one_day: bool = False
+    folder: str,
+    base: str,
+    side: int,
+    share: int = 1,
+    only: int | None = None,
+    one_day: bool = False,
+    shared_by: int | None = None,
 ) -> Work:
     """Our engine.
 
@@ -54,27 +66,81 @@ def ours(
         share: 2 or 4 takes a quarter or a sixteenth of the area.
         only: Takes this many scenes, the list repeated as often as it must; None takes all.
         one_day: All scenes are offered for one picture.
+        shared_by: Takes so many scenes that each cover a part of a quarter of the area, in place of all that.
     """
+    from geostack_pipeline.cube.build import build_packed
+
+    grid, layers = _grid(side, share), _layers(base, side, only=only, one_day=one_day, shared_by=shared_by)
+
+    def work() -> dict[str, Any]:
+        cube = build_packed(grid, layers, BANDS, threads=THREADS)
+        numbers = cube.reflectance.to_numpy()
+        if share == 1 and only is None:
+            return _compared([numbers[:, band] for band in range(len(BANDS))], folder)
+
+        def after() -> dict[str, Any]:
+            return {
+                "valid": float(np.count_nonzero(numbers) / numbers.size),
+                "used": int((np.unique(cube.source_scene.to_numpy()) >= 0).sum()),
+            }
+
+        return {"pixels": int(numbers.size), "after": after}
+
+    return work
+
+
+def ours_stored(folder: str, base: str, side: int, days: int = DAYS) -> Work:
+    """Our engine straight into a Zarr store on the disk."""
+    from obstore.store import LocalStore
+    from zarr.storage import ObjectStore
+
+    from geostack_pipeline.cube.stream import write_cube
+    from geostack_pipeline.cube.write import finish_tree
+
+    grid, layers = _grid(side), _layers(base, side, days=days)
+
+    def work() -> dict[str, Any]:
+        place = tempfile.mkdtemp(prefix="stored-", dir=Path(folder).parent)
+        store = ObjectStore(LocalStore(place))
+        write_cube(store, "cube", grid, layers, BANDS, threads=THREADS)
+        finish_tree(store, {})
+        return _stored(place, "cube", folder, days)
+
+    return work
+
+
+def _grid(side: int, share: int = 1) -> Any:
+    from geostack_pipeline.cube.grid import GridSpec
+
+    grid_of = target(side, share)
+    return GridSpec(crs=grid_of.crs, transform=grid_of.transform, width=grid_of.side, height=grid_of.side)
+
+
+def _layers(
+    base: str,
+    side: int,
+    *,
+    days: int = DAYS,
+    only: int | None = None,
+    one_day: bool = False,
+    shared_by: int | None = None,
+) -> list[Any]:
     with contextlib.suppress(ImportError):
         # Where it is there, xarray loads it when it first makes a variable; the peers have loaded it by now.
         import dask.array  # noqa: F401
     from obstore.store import HTTPStore, LocalStore
 
-    from geostack_pipeline.cube.build import build_packed
-    from geostack_pipeline.cube.grid import GridSpec
     from geostack_pipeline.cube.layers import BandLayer, SceneLayer
 
-    grid_of = target(side, share)
-    grid = GridSpec(crs=grid_of.crs, transform=grid_of.transform, width=grid_of.side, height=grid_of.side)
     store: Any = (
         HTTPStore.from_url(base, client_options={"allow_http": True})
         if base.startswith("http")
         else LocalStore(base)
     )
-    listed = scenes(side)
+    listed = scenes(side, days) if shared_by is None else parts(side, shared_by)
     if only is not None:
         listed = [listed[index % len(listed)] for index in range(only)]
-    layers = [
+    return [
         SceneLayer(
             item_id=f"{scene.id}-{number}",
             scene=scene.id,
@@ -91,14 +157,61 @@ def ours(
         for number, scene in enumerate(listed)
     ]
 
+
+def _stored(place: str, group: str | None, folder: str, days: int) -> dict[str, Any]:
+    """Return the facts of a cube in a Zarr store, which is compared and removed after the measurement."""
+
+    def after() -> dict[str, Any]:
+        import xarray as xr
+
+        size = sum(path.stat().st_size for path in Path(place).rglob("*") if path.is_file())
+        found = xr.open_zarr(place, group=group, chunks=None, mask_and_scale=False)
+        bands = (
+            [found["reflectance"].to_numpy()[:, band] for band in range(len(BANDS))]
+            if "reflectance" in found
+            else [found[band].to_numpy() for band in BANDS]
+        )
+        facts = _compared(bands, folder, days)
+        shutil.rmtree(place, ignore_errors=True)
+        return {"stored_bytes": size, **facts["after"]()}
+
+    return {"after": after}
+
+
+def odc_stac_stored(folder: str, base: str, side: int, days: int = DAYS, dask: bool = False) -> Work:
+    """``odc.stac.load`` and ``to_zarr`` with the chunks and the codec of our nodes; with ``dask`` chunk by chunk."""
+    import odc.stac
+    from zarr.codecs import BloscCodec, BloscShuffle
+
+    found = items(scenes(side, days), base)
+    box = _geobox(side)
+    odc.stac.configure_rio(cloud_defaults=True)
+    codec = BloscCodec(cname="zstd", clevel=1, shuffle=BloscShuffle.shuffle)
+    chunk = min(512, target(side).side)
+
     def work() -> dict[str, Any]:
-        cube = build_packed(grid, layers, BANDS, threads=THREADS)
-        numbers = cube.reflectance.to_numpy()
-        if share == 1 and only is None:
-            return _compared([numbers[:, band] for band in range(len(BANDS))], folder)
-        return {"pixels": int(numbers.size), "valid": float(np.count_nonzero(numbers) / numbers.size)}
+        place = tempfile.mkdtemp(prefix="stored-", dir=Path(folder).parent)
+        more: dict[str, Any] = {"chunks": {"x": chunk, "y": chunk}} if dask else {"pool": THREADS}
+        cube = odc.stac.load(
+            found, bands=list(BANDS), geobox=box, groupby="solar_day", resampling="nearest", **more
+        )
+        storage = {band: {"chunks": (1, chunk, chunk), "compressors": [codec]} for band in BANDS}
+        with _threads(dask):
+            cube.to_zarr(place, mode="w", zarr_format=3, consolidated=False, encoding=storage)
+        return _stored(place, None, folder, days)
 
     return work
+
+
+@contextlib.contextmanager
+def _threads(dask: bool) -> Iterator[None]:
+    if not dask:
+        yield
+        return
+    import dask as library
+
+    with library.config.set(scheduler="threads", num_workers=THREADS):
+        yield
 
 
 def odc_stac(folder: str, base: str, side: int, one_array: bool = False) -> Work:

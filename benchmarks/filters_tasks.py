@@ -18,6 +18,8 @@ def mag1c(folder: str) -> Work:
     import torch
     from mag1c.mag1c import acrwl1mf
 
+    # mag1c calls torch.cholesky, which torch 2.15 took away for torch.linalg.cholesky: the same factor.
+    torch.cholesky = torch.linalg.cholesky
     torch.set_num_threads(1)
     _pin(1)
     x = np.load(Path(folder, "in-radiance.npy"))

@@ -2,7 +2,7 @@
 
 Granules are scenarios of the sandbox's world; the model learns from what an analyst would outline and is judged on
 what was planted.  No place of the training is in the test: each scenario has a ground of its own.
-Rendered granules are kept in the folder that ``GEOSTACK_SCENARIOS`` names, curves drawn in that of ``GEOSTACK_FIGURES``.
+Curves are drawn in the folder that ``GEOSTACK_FIGURES`` names.
 """
 
 from __future__ import annotations
@@ -13,13 +13,15 @@ import time
 from pathlib import Path
 
 import numpy as np
-from scipy.ndimage import label
 
+from benchmarks.learning_granules import EDGE, TRUTH_PPM_M, labelled, tile, true
 from benchmarks.report import Report, Table, Target, ratio
-from geostack_pipeline.learning.batches import InMemory, Tile, batch, batches
-from geostack_pipeline.learning.fields import background, matched_filter_score
+from geostack_pipeline.learning import plume_score
+from geostack_pipeline.learning.batches import InMemory, batch, batches
+from geostack_pipeline.learning.fields import matched_filter_score
 from geostack_pipeline.learning.inference import PlumeModel
 from geostack_pipeline.learning.judging import (
+    LEVELS,
     THRESHOLDS,
     Granule,
     Method,
@@ -31,14 +33,10 @@ from geostack_pipeline.learning.judging import (
     interval_of,
     judge,
 )
+from geostack_pipeline.learning.plume_score import Counts, PlumeScore
 from geostack_pipeline.learning.profiles import PROFILES, Architecture, Recipe
-from geostack_pipeline.learning.targets import target
 from geostack_pipeline.learning.training import compiled, train
-
-EDGE = 96
-"""Lines and samples of a granule, pixels of 60 m."""
-TRUTH_PPM_M = 200.0
-_FIELDS = ("CH4ENH", "CH4UNCERT", "CH4SENS")
+from geostack_pipeline.methane.detection import SPECTROMETER, Judgement, find_candidates
 
 
 def run(*, quick: bool, repeat: int) -> Report:
@@ -51,9 +49,12 @@ def run(*, quick: bool, repeat: int) -> Report:
         )
         counts = (4, 2, 4)
     found = [_one_seed(seed, recipe, counts) for seed in range(repeat)]
-    rows = [row for each in found for row in each]
+    rows = [row for each in found for row in each.scores]
+    stage = [row for each in found for row in each.candidates]
+    pairs = list(zip(stage[::2], stage[1::2], strict=True))
     gains = [row for row in rows if row[1] == "difference"]
     speed, share = _throughput(recipe, counts[0], 9 if not quick else 2)
+    cpu = training_time(recipe if quick else PROFILES["cpu"], counts[0], 0.0 if quick else 60.0)
     return Report(
         name="learning",
         about="plume model against the blurred matched filter, on planted truth; the cost of feeding it",
@@ -77,10 +78,26 @@ def run(*, quick: bool, repeat: int) -> Report:
                 f"more than {TRUTH_PPM_M:g} ppm m; F1 of plumes at thresholds chosen on other granules",
             ),
             Table(
+                title="false plumes where both find as many (the gate's comparison)",
+                columns=("seed", "filter finds", "filter's false", "model's false", "model finds there"),
+                rows=[each.equal for each in found],
+            ),
+            Table(
+                title="candidates of the methane stage on the same granules",
+                columns=("seed", "by", "plumes", "found", "false"),
+                rows=stage,
+                note="two-sided threshold: what the stage does without a model; model: what it does with one",
+            ),
+            Table(
                 title="training throughput",
                 columns=("way", "tiles/s"),
                 rows=speed,
                 note=f"profile demo: batch {recipe.batch}, {recipe.crop} x {recipe.crop} pixels",
+            ),
+            Table(
+                title="a whole training of profile cpu, from at least a minute of its steps",
+                columns=("steps", "steps measured", "s per step", "CPU s per step", "CPU minutes"),
+                rows=[cpu],
             ),
         ],
         targets=[
@@ -99,6 +116,27 @@ def run(*, quick: bool, repeat: int) -> Report:
                 at_most=False,
             ),
             Target(
+                what="most false candidates more with the model than without",
+                found=max(mine[4] - plain[4] for plain, mine in pairs),
+                unit="",
+                limit=0.0,
+                at_most=True,
+            ),
+            Target(
+                what="fewest plumes found more with the model than without",
+                found=min(mine[3] - plain[3] for plain, mine in pairs),
+                unit="",
+                limit=0.0,
+                at_most=False,
+            ),
+            Target(
+                what="minutes of a training of profile cpu",
+                found=cpu[-1],
+                unit="min",
+                limit=15.0,
+                at_most=True,
+            ),
+            Target(
                 what="steps with the data pipeline over steps on one batch",
                 found=share,
                 unit="x",
@@ -109,28 +147,34 @@ def run(*, quick: bool, repeat: int) -> Report:
     )
 
 
-def _one_seed(seed: int, recipe: Recipe, counts: tuple[int, int, int]) -> list[tuple[object, ...]]:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Found:
+    """Rows of a seed."""
+
+    scores: list[tuple[object, ...]]
+    equal: tuple[object, ...]
+    candidates: list[tuple[int, str, int, int, int]]
+
+
+def _one_seed(seed: int, recipe: Recipe, counts: tuple[int, int, int]) -> _Found:
     first = seed * sum(counts)
     learn, choose, test = (
         range(first, first + counts[0]),
         range(first + counts[0], first + counts[0] + counts[1]),
         range(first + counts[0] + counts[1], first + sum(counts)),
     )
-    trained = train(recipe, InMemory([_tile(number) for number in learn]), seed=seed)
+    trained = train(recipe, InMemory([tile(number) for number in learn]), seed=seed)
     model = PlumeModel(
         network=trained.model, version=str(seed), name="benchmark", tile=EDGE, overlap=24, threshold=0.5
     )
-    chosen = [_labelled(number) for number in choose]
+    chosen = [labelled(number) for number in choose]
     model = dataclasses.replace(model, calibration=calibrated(model.probabilities, chosen))
+    model = dataclasses.replace(model, threshold=best_threshold(model.probabilities, chosen, THRESHOLDS))
     methods = [
-        Method(
-            name="model",
-            score=model.probabilities,
-            threshold=best_threshold(model.probabilities, chosen, THRESHOLDS),
-        ),
+        Method(name="model", score=model.probabilities, threshold=model.threshold, levels=LEVELS),
         baseline(best_threshold(matched_filter_score, chosen)),
     ]
-    results = judge(methods, (_true(number) for number in test), seed=seed)
+    results = judge(methods, (true(number) for number in test), seed=seed)
     mine, theirs = (results[method.name] for method in methods)
     _draw(seed, mine, theirs)
     rows: list[tuple[object, ...]] = []
@@ -165,7 +209,34 @@ def _one_seed(seed: int, recipe: Recipe, counts: tuple[int, int, int]) -> list[t
             None,
         )
     )
-    return rows
+    there = mine.finding(theirs.plumes.found)
+    same = (None, None) if there is None else (there[1].false, there[1].found)
+    found = zip(
+        ("two-sided threshold", "model"), candidates(model, [true(number) for number in test]), strict=True
+    )
+    return _Found(
+        scores=rows,
+        equal=(seed, theirs.plumes.found, theirs.plumes.false, *same),
+        candidates=[(seed, name, each.plumes, each.found, each.false) for name, each in found],
+    )
+
+
+def candidates(model: PlumeModel, granules: list[Granule]) -> tuple[PlumeScore, PlumeScore]:
+    """Return what the candidates that the methane stage makes of granules are, without and with the model."""
+    counts: tuple[list[Counts], list[Counts]] = ([], [])
+    for granule in granules:
+        said = Judgement(probability=model.probabilities(granule.stack), threshold=model.threshold)
+        for judgement, into in zip((None, said), counts, strict=True):
+            made = find_candidates(
+                granule.stack[0],
+                pixel_m=(60.0, 60.0),
+                seed_z=SPECTROMETER.seed_z,
+                settings=SPECTROMETER,
+                judgement=judgement,
+            )
+            inside = (made.labels > 0).astype(np.float32)
+            into.append(plume_score.count(inside, 0.5, granule.plumes, granule.target, granule.rates_kg_h))
+    return plume_score.total(counts[0]), plume_score.total(counts[1])
 
 
 def _draw(seed: int, mine: Result, theirs: Result) -> None:
@@ -183,7 +254,7 @@ def _draw(seed: int, mine: Result, theirs: Result) -> None:
 
 def _throughput(recipe: Recipe, granules: int, rounds: int) -> tuple[list[tuple[str, float]], float]:
     """Return tiles per second of the step alone and with the data pipeline, and the share of the first that is left."""
-    tiles = InMemory([_tile(number) for number in range(granules)])
+    tiles = InMemory([tile(number) for number in range(granules)])
     step = compiled(recipe, 0)
     fixed = step.place(batch(tiles, tiles.plumes, seed=0, step=0, size=recipe.batch, crop=recipe.crop))
     weights, state = step.weights, step.optimiser
@@ -214,78 +285,28 @@ def _throughput(recipe: Recipe, granules: int, rounds: int) -> tuple[list[tuple[
     return speed, ratio(min(plain), min(fed))
 
 
-def _tile(number: int) -> Tile:
-    arrays = _rendered(number)
-    stack = _stack(arrays)
-    return Tile(
-        stack=stack,
-        target=target(arrays["labels"] > 0, np.isfinite(stack[0]), 2),
-        background=background(stack).array,
-        weight=1.0,
-    )
+def training_time(
+    recipe: Recipe, granules: int = 40, at_least_s: float = 60.0
+) -> tuple[int, int, float, float, float]:
+    """Return steps of a training, steps measured, wall and CPU seconds of one, CPU minutes of the whole training.
 
-
-def _labelled(number: int) -> Granule:
-    """Return a granule with what an analyst outlined."""
-    arrays = _rendered(number)
-    stack = _stack(arrays)
-    present = np.unique(arrays["labels"][arrays["labels"] > 0])
-    return Granule(
-        item_id=str(number),
-        stack=stack,
-        plumes=np.searchsorted(present, arrays["labels"], side="right").astype(np.int32)
-        * (arrays["labels"] > 0),
-        target=target(arrays["labels"] > 0, np.isfinite(stack[0]), 2),
-        rates_kg_h=tuple(float(arrays["rates"][one - 1]) for one in present),
-    )
-
-
-def _true(number: int) -> Granule:
-    """Return a granule with what was planted; the pixels at the edge of a plume are ignored."""
-    arrays = _rendered(number)
-    stack = _stack(arrays)
-    plumes, count = label(arrays["column"] > TRUTH_PPM_M, np.ones((3, 3)))
-    return Granule(
-        item_id=str(number),
-        stack=stack,
-        plumes=plumes.astype(np.int32),
-        target=target(plumes > 0, np.isfinite(stack[0]), 1),
-        rates_kg_h=(None,) * count,
-    )
-
-
-def _stack(arrays: dict[str, np.ndarray]) -> np.ndarray:
-    stack = np.stack([arrays[name] for name in _FIELDS]).astype(np.float32)
-    stack[:, ~np.isfinite(stack).all(axis=0)] = np.nan
-    return stack
-
-
-_HELD: dict[int, dict[str, np.ndarray]] = {}
-
-
-def _rendered(number: int) -> dict[str, np.ndarray]:
-    if number not in _HELD:
-        _HELD[number] = _render(number)
-    return _HELD[number]
-
-
-def _render(number: int) -> dict[str, np.ndarray]:
-    from geostack_pipeline.sandbox.world.scenario import scenario
-
-    kept = os.environ.get("GEOSTACK_SCENARIOS")
-    file = Path(kept) / f"{number}.npz" if kept else None
-    if file is not None and file.exists():
-        with np.load(file) as stored:
-            return {name: stored[name] for name in ("labels", "column", "rates", *_FIELDS)}
-    planned = scenario(number, lines=EDGE, samples=EDGE)
-    granule = planned.render()
-    arrays = {
-        "labels": granule.labels,
-        "column": granule.column,
-        "rates": np.array([plume.rate_kg_h for plume in granule.plumes]),
-        **{name: np.asarray(granule.level2[name]) for name in _FIELDS},
-    }
-    if file is not None:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        np.savez_compressed(file, **arrays)
-    return arrays
+    Steps are fed by the data pipeline; compiling them counts once.
+    """
+    tiles = InMemory([tile(number) for number in range(granules)])
+    began = time.process_time()
+    step = compiled(recipe, 0)
+    weights, state = step.weights, step.optimiser
+    made = batches(tiles, seed=0, first=0, last=recipe.steps, size=recipe.batch, crop=recipe.crop)
+    weights, state, value = step.run(weights, state, step.place(next(made)))
+    value.block_until_ready()
+    compiling = time.process_time() - began
+    began, worked, count = time.perf_counter(), time.process_time(), 0
+    for one in made:
+        weights, state, value = step.run(weights, state, step.place(one))
+        value.block_until_ready()
+        count += 1
+        if time.perf_counter() - began >= at_least_s and count >= 3:
+            break
+    wall, cpu = time.perf_counter() - began, time.process_time() - worked
+    minutes = (compiling + cpu / count * recipe.steps) / 60.0
+    return recipe.steps, count, wall / count, cpu / count, minutes

@@ -15,7 +15,13 @@ mpl.use("Agg")
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 
-_COLOURS = {"CMF": "tab:blue", "mag1c": "tab:orange", "L2B product": "tab:green", "MBMP": "tab:red"}
+_COLOURS = {
+    "CMF": "tab:blue",
+    "mag1c": "tab:orange",
+    "mag1c, linear": "tab:brown",
+    "L2B product": "tab:green",
+    "MBMP": "tab:red",
+}
 _DPI = 90
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +19,8 @@ def _facts(values: Any) -> dict[str, Any]:
 
 def cube(path: str, folder: str, first: int, stop: int) -> Work:
     """Ours: a granule to a node of Zarr, with its location and look-up table."""
+    with contextlib.suppress(ImportError):
+        import dask.array  # noqa: F401 - where it is there, xarray loads it when it first makes a variable
     from datetime import UTC, datetime
 
     import h5netcdf  # noqa: F401 - every way imports before the work
@@ -43,7 +46,7 @@ def cube(path: str, folder: str, first: int, stop: int) -> Work:
     def work() -> dict[str, Any]:
         store = ObjectStore(LocalStore(folder))
         with open_granule(granule, bounds=(0, 0, 1, 1), ranges=wanted) as node:
-            write_node(store, "granule", node.dataset, chunks=node.chunks)
+            write_node(store, "granule", node.dataset, chunks=node.chunks, apart=node.apart)
         finish_tree(store, {})
         return {}
 
@@ -52,6 +55,8 @@ def cube(path: str, folder: str, first: int, stop: int) -> Work:
 
 def xarray_to_zarr(path: str, folder: str, first: int, stop: int) -> Work:
     """Return the same window by xarray alone: opened with h5netcdf, written with ``to_zarr``, same chunks and codec."""
+    with contextlib.suppress(ImportError):
+        import dask.array  # noqa: F401 - as for ours
     import h5netcdf  # noqa: F401 - every way imports before the work
     import xarray as xr
     from zarr.codecs import BloscCodec, BloscShuffle

@@ -40,7 +40,7 @@ SOURCES: dict[str, tuple[str, ...]] = {
         "raster/*.py",
         "cube/grid.py",
     ),
-    "cube": ("stages/cube*.py", "cube/*.py", "raster/*.py"),
+    "cube": ("stages/cube*.py", "cube/*.py", "raster/*.py", "learning/labels.py"),
     # Rates and wind belong to the plumes: a change there asks for no new retrieval.
     "methane": (
         "learning/fields.py",
@@ -58,7 +58,7 @@ SOURCES: dict[str, tuple[str, ...]] = {
         "data/emit_noise.csv",
     ),
     "training_set": (
-        "stages/training_set.py",
+        "stages/training_*.py",
         "learning/fields.py",
         "learning/labels.py",
         "learning/sites.py",
@@ -75,6 +75,7 @@ SOURCES: dict[str, tuple[str, ...]] = {
         "learning/inference.py",
         "learning/judging.py",
         "learning/loss.py",
+        "learning/model_card.py",
         "learning/network.py",
         "learning/profiles.py",
         "learning/training.py",
@@ -94,9 +95,9 @@ SOURCES: dict[str, tuple[str, ...]] = {
         "learning/tiles.py",
     ),
     "champion_model": ("stages/champion_model.py", "learning/model_card.py"),
-    "plumes": ("stages/plumes.py", "methane/plume_table.py", "methane/rates.py", "methane/wind.py"),
+    "plumes": ("stages/plumes*.py", "methane/plume_table.py", "methane/rates.py", "methane/wind.py"),
     "published": (
-        "stages/published.py",
+        "stages/published*.py",
         "stages/lineage.py",
         "publish/*.py",
         "!publish/figures.py",

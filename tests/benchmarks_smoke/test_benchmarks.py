@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -15,12 +16,13 @@ import pytest
 ROOT = Path(__file__).parents[2]
 
 
-def _reports(*names: str) -> dict[str, dict[str, Any]]:
+def _reports(*names: str, **environment: str) -> dict[str, dict[str, Any]]:
     """Run benchmarks with tiny sizes side by side and return what they printed."""
     running = [
         subprocess.Popen(
             [sys.executable, "-m", "benchmarks", name, "--quick", "--json"],
             cwd=ROOT,
+            env={**os.environ, **environment},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -63,7 +65,8 @@ def reports() -> dict[str, dict[str, Any]]:
 
 
 def _rows(report: dict[str, Any], title: str) -> list[dict[str, Any]]:
-    (table,) = [table for table in report["tables"] if title in table["title"]]
+    exact = [table for table in report["tables"] if table["title"] == title]
+    (table,) = exact or [table for table in report["tables"] if title in table["title"]]
     return table["rows"]
 
 
@@ -131,8 +134,9 @@ def test_cubes_are_measured_in_every_layout_and_way() -> None:
 
 
 @pytest.mark.slow  # a dozen processes that load numba or odc-stac
-def test_cubes_equal_gdal_and_read_no_scene_that_is_not_needed() -> None:
-    report = _reports("cube")["cube"]
+def test_cubes_equal_gdal_and_read_no_scene_that_is_not_needed(tmp_path: Path) -> None:
+    report = _reports("cube", GEOSTACK_FIGURES=str(tmp_path))["cube"]
+    assert (tmp_path / "cube-growth.png").read_bytes().startswith(b"\x89PNG")
     for title in ("files on the disk", "over HTTP"):
         rows = _rows(report, title)
         ours = _row(rows, "ours")
@@ -145,6 +149,47 @@ def test_cubes_equal_gdal_and_read_no_scene_that_is_not_needed() -> None:
         assert "odc.stac" in report["skipped"][0]
     one, four, sixteen = _rows(report, "scenes offered")
     assert one["valid"] < four["valid"] == sixteen["valid"]
+    assert [row["used"] for row in _rows(report, "all needed")] == [1, 4, 16]
+
+
+@pytest.mark.slow  # five processes that load and compile JAX
+def test_filters_are_compared_and_mag1c_is_left_out_with_a_reason(tmp_path: Path) -> None:
+    """Without torch the twin is the measure, and the report says so; an environment without it is made here."""
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(tmp_path / "bare")], check=True)
+    bare = str(tmp_path / "bare" / "bin" / "python")
+    report = _reports("filters", GEOSTACK_MAG1C_PYTHON=bare)["filters"]
+    (why,) = report["skipped"]
+    assert why.startswith("mag1c's own program: ")
+    assert "torch" in why
+    assert "bench-torch" in why
+    rows = _rows(report, "one granule")
+    assert [row["way"].split(",")[0] for row in rows] == [
+        "ours", "ours", "ours", "NumPy float64 twin of mag1c",
+    ]  # fmt: skip
+    assert all(row["ms CPU per column"] > 0 for row in rows)
+    # How fast it is, is not tested; that it agrees, is.
+    met = {target["what"]: target["met"] for target in report["targets"]}
+    agreement = {what: ok for what, ok in met.items() if "difference" in what or "zero in one" in what}
+    assert len(agreement) == 4
+    assert all(agreement.values()), report["targets"]
+    assert not any("tests' float64 twin against mag1c" in what for what in met)
+
+
+@pytest.mark.slow  # compiles three networks
+def test_the_plume_model_is_trained_and_compared() -> None:
+    report = _reports("learning")["learning"]
+    # How good a model of four steps is, is not tested; that all ways are measured on the same granules, is.
+    scores = _rows(report, "test: 4 granules")
+    assert [row["method"] for row in scores] == ["model", "blurred_matched_filter", "difference"]
+    assert all(row["low"] <= row["high"] for row in scores)
+    assert scores[2]["AUPRC"] == pytest.approx(scores[0]["AUPRC"] - scores[1]["AUPRC"])
+    plain, judged = _rows(report, "candidates of the methane stage")
+    assert plain["plumes"] == judged["plumes"] > 0
+    (equal,) = _rows(report, "false plumes where both find as many")
+    assert equal["model finds there"] is None or equal["model finds there"] >= equal["filter finds"]
+    assert all(row["tiles/s"] > 0 for row in _rows(report, "training throughput"))
+    (whole,) = _rows(report, "a whole training of profile cpu")
+    assert whole["steps"] == 4
 
 
 def test_an_unknown_name_is_an_error() -> None:
