@@ -37,11 +37,11 @@ ui: $(STAMP)
 	@$(BIN)/geostack ui
 
 test: $(VENV)/.test
-	@$(BIN)/python -m pytest -m 'not slow and not browser' -q -n 2 --dist loadfile
+	@$(BIN)/python -m pytest -m 'not slow and not browser' -q -n 2 --dist loadfile --durations 60 --durations-min 2
 
 # In the order of tests/conftest.py: the files that take longest begin.
 test-slow: $(VENV)/.test
-	@$(BIN)/python -m pytest -m 'slow and not browser' -q -n 2 --dist loadfile --no-loadscope-reorder
+	@$(BIN)/python -m pytest -m 'slow and not browser' -q -n 2 --dist loadfile --no-loadscope-reorder --durations 40 --durations-min 10
 	@$(BIN)/python -m pytest -m browser -q
 
 # mag1c needs torch, and is only run as a peer of the filters: an environment of its own.
