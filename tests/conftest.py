@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -34,11 +35,20 @@ def shared_dir() -> Path:
 
 
 @pytest.fixture(scope="session")
-def small_sandbox(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+def worlds(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where synthetic worlds are kept: one folder for all workers of a run, so that no file is rendered twice."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "worlds"
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def small_sandbox(worlds: Path) -> Iterator[Any]:
     """The small synthetic world on loopback, one for all tests; a test that switches faults on switches them off."""
     from geostack_pipeline.sandbox.serve import Sandbox
 
-    with Sandbox.start(tmp_path_factory.mktemp("world"), small=True) as sandbox:
+    with Sandbox.start(worlds, small=True) as sandbox:
         yield sandbox
 
 
@@ -59,17 +69,17 @@ def sandbox_settings(small_sandbox: Any, tmp_path: Path) -> Callable[..., Path]:
 
 
 @pytest.fixture(scope="session")
-def swath_world(tmp_path_factory: pytest.TempPathFactory) -> Any:
+def swath_world(worlds: Path) -> Any:
     """The small synthetic world without servers; EMIT's and EnMAP's files of it are rendered on first use."""
     from geostack_pipeline.sandbox.world.world import World
 
-    return World(tmp_path_factory.mktemp("swath-world"), small=True)
+    return World(worlds, small=True)
 
 
 @pytest.fixture(scope="session")
-def every_provider(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+def every_provider(worlds: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """The small synthetic world in every catalog, with their login servers; see :class:`tests.every_provider.Every`."""
     from tests.every_provider import start
 
-    with start(tmp_path_factory.mktemp("every")) as every:
+    with start(tmp_path_factory.mktemp("every"), worlds) as every:
         yield every

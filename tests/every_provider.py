@@ -181,7 +181,7 @@ def text(items: Sequence[Item]) -> str:
 
 
 @contextmanager
-def start(folder: Path, providers: Sequence[str] = PROVIDERS) -> Iterator[Every]:
+def start(folder: Path, worlds: Path, providers: Sequence[str] = PROVIDERS) -> Iterator[Every]:
     """Serve every catalog while the context lasts."""
-    with Sandbox.start(folder / "world", small=True, providers=providers) as sandbox:
+    with Sandbox.start(worlds, small=True, providers=providers) as sandbox:
         yield Every(sandbox, folder)

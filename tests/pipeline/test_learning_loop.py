@@ -37,10 +37,10 @@ WORLD = os.environ.get("GEOSTACK_WORLD")
 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
-def test_the_loop_closes_by_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_loop_closes_by_itself(worlds: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     clock = Clock()
     with Sandbox.start(
-        WORLD or tmp_path / "world",
+        WORLD or worlds,
         small=True,
         providers=["cmr_stac"],
         campaign=CAMPAIGN,

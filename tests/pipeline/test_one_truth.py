@@ -32,8 +32,8 @@ BANDS = ["B03", "B12"]
 
 
 @pytest.fixture(scope="module")
-def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sandbox]:
-    with Sandbox.start(tmp_path_factory.mktemp("world"), small=True, providers=PROVIDERS) as sandbox:
+def served(worlds: Path) -> Iterator[Sandbox]:
+    with Sandbox.start(worlds, small=True, providers=PROVIDERS) as sandbox:
         yield sandbox
 
 

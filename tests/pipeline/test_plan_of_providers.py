@@ -28,10 +28,10 @@ FIRST, LAST = "2024-06-02", "2024-06-07"
 
 
 @pytest.fixture(scope="module")
-def everything(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+def everything(worlds: Path) -> Iterator[Any]:
     from geostack_pipeline.sandbox.serve import Sandbox
 
-    with Sandbox.start(tmp_path_factory.mktemp("all"), small=True, providers=PROVIDERS) as sandbox:
+    with Sandbox.start(worlds, small=True, providers=PROVIDERS) as sandbox:
         yield sandbox
 
 

@@ -62,9 +62,9 @@ class Done:
 
 
 @pytest.fixture(scope="module")
-def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sandbox]:
+def served(worlds: Path) -> Iterator[Sandbox]:
     with (
-        Sandbox.start(tmp_path_factory.mktemp("world"), small=True, providers=("cmr_stac",)) as sandbox,
+        Sandbox.start(worlds, small=True, providers=("cmr_stac",)) as sandbox,
         pytest.MonkeyPatch.context() as patch,
     ):
         for name, value in sandbox.credentials().items():

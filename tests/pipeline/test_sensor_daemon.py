@@ -76,13 +76,13 @@ def daemon(home: Path, settings: Path) -> Iterator[Daemon]:
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_a_daemon_that_is_killed_requests_each_run_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    worlds: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     home = tmp_path / "home"
     home.mkdir()
     for name in ("workspace.yaml", "dagster.yaml"):
         shutil.copy(PROJECT / name, home / name)
-    with Sandbox.start(tmp_path / "world", small=True, providers=["cmr_stac"], held=["20240609"]) as nasa:
+    with Sandbox.start(worlds, small=True, providers=["cmr_stac"], held=["20240609"]) as nasa:
         content: dict[str, Any] = {"root": f"file:{tmp_path / 'store'}", **nasa.settings()}
         content["providers"]["cmr_stac"]["collections"] = ["EMITL2BCH4ENH_002", "EMITL2BCH4PLM_002"]
         content["automation"] = {"running": True, "new_granules": {"every_minutes": 0.01}}

@@ -41,10 +41,8 @@ DAY = "2024-06-07"
 
 
 @pytest.fixture(scope="module")
-def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sandbox]:
-    with Sandbox.start(
-        tmp_path_factory.mktemp("world"), small=True, providers=("cmr_stac", "dlr_geoservice")
-    ) as sandbox:
+def served(worlds: Path) -> Iterator[Sandbox]:
+    with Sandbox.start(worlds, small=True, providers=("cmr_stac", "dlr_geoservice")) as sandbox:
         yield sandbox
 
 

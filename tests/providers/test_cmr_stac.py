@@ -42,8 +42,8 @@ ONCE = Retry(attempts=1)
 
 
 @pytest.fixture(scope="module")
-def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sandbox]:
-    with emit_loopback.start(tmp_path_factory.mktemp("emit")) as sandbox:
+def served(worlds: Path) -> Iterator[Sandbox]:
+    with emit_loopback.start(worlds) as sandbox:
         yield sandbox
 
 

@@ -38,8 +38,8 @@ QUICK = RetryPolicy(base_s=0.01, cap_s=0.05)
 
 
 @pytest.fixture(scope="module")
-def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sandbox]:
-    with emit_loopback.start(tmp_path_factory.mktemp("emit")) as sandbox:
+def served(worlds: Path) -> Iterator[Sandbox]:
+    with emit_loopback.start(worlds) as sandbox:
         yield sandbox
 
 

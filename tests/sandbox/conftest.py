@@ -11,13 +11,8 @@ from geostack_pipeline.sandbox import Sandbox, World
 
 
 @pytest.fixture(scope="session")
-def world_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("sandbox")
-
-
-@pytest.fixture(scope="session")
-def running(world_folder: Path) -> Iterator[Sandbox]:
-    with Sandbox.start(world_folder, small=True) as sandbox:
+def running(worlds: Path) -> Iterator[Sandbox]:
+    with Sandbox.start(worlds, small=True) as sandbox:
         yield sandbox
 
 

@@ -43,8 +43,8 @@ RASTER_MEMBERS = (
 
 
 @pytest.fixture(scope="module")
-def served(world_folder: Path) -> Iterator[Sandbox]:
-    with Sandbox.start(world_folder, small=True, providers=["cdse"]) as sandbox:
+def served(worlds: Path) -> Iterator[Sandbox]:
+    with Sandbox.start(worlds, small=True, providers=["cdse"]) as sandbox:
         yield sandbox
 
 
@@ -361,8 +361,8 @@ def test_private_buckets_are_logged_and_show_faults(cdse: Sandbox, api: httpx.Cl
     assert all(entry["authorization"] for entry in cdse.log("eodata")["entries"])
 
 
-def test_the_second_process_ends_with_the_first(world_folder: Path) -> None:
-    with Sandbox.start(world_folder, small=True, providers=["cdse"]) as sandbox:
+def test_the_second_process_ends_with_the_first(worlds: Path) -> None:
+    with Sandbox.start(worlds, small=True, providers=["cdse"]) as sandbox:
         children = Path(f"/proc/{sandbox.pid}/task/{sandbox.pid}/children")
         if not children.exists():
             pytest.skip("this system does not list child processes")

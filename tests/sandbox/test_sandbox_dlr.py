@@ -30,8 +30,8 @@ DAYS = (date(2024, 6, 5), date(2024, 6, 7), date(2024, 6, 11))
 
 
 @pytest.fixture(scope="module")
-def running_dlr(world_folder: Path) -> Iterator[Sandbox]:
-    with Sandbox.start(world_folder, small=True, providers=["dlr_geoservice"]) as sandbox:
+def running_dlr(worlds: Path) -> Iterator[Sandbox]:
+    with Sandbox.start(worlds, small=True, providers=["dlr_geoservice"]) as sandbox:
         yield sandbox
 
 

@@ -24,8 +24,8 @@ BEARER = {"authorization": f"Bearer {TOKEN}"}
 
 
 @pytest.fixture(scope="module")
-def served(world_folder: Path) -> Iterator[Sandbox]:
-    with Sandbox.start(world_folder, small=True, providers=["cmr_stac", "earthaccess"]) as sandbox:
+def served(worlds: Path) -> Iterator[Sandbox]:
+    with Sandbox.start(worlds, small=True, providers=["cmr_stac", "earthaccess"]) as sandbox:
         yield sandbox
 
 

@@ -42,8 +42,8 @@ QUICK = RetryPolicy(base_s=0.01, cap_s=0.05)
 
 
 @pytest.fixture(scope="module")
-def served(world_folder: Path) -> Iterator[Sandbox]:
-    with Sandbox.start(world_folder, small=True, providers=["earth_search", "planetary_computer"]) as sandbox:
+def served(worlds: Path) -> Iterator[Sandbox]:
+    with Sandbox.start(worlds, small=True, providers=["earth_search", "planetary_computer"]) as sandbox:
         yield sandbox
 
 

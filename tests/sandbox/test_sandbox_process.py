@@ -44,9 +44,9 @@ def _gone(pid: int, within_s: float) -> bool:
 
 
 @pytest.mark.parametrize("how", ["exit", "kill", "fork"])
-def test_servers_end_with_their_parent(world_folder: Path, running: Sandbox, how: str):
+def test_servers_end_with_their_parent(worlds: Path, running: Sandbox, how: str):
     parent = subprocess.Popen(
-        [sys.executable, "-c", _PARENT, str(world_folder), how], stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", _PARENT, str(worlds), how], stdout=subprocess.PIPE, text=True
     )
     try:
         pid, control = parent.stdout.readline().split()
@@ -68,8 +68,8 @@ def test_servers_end_with_their_parent(world_folder: Path, running: Sandbox, how
         parent.stdout.close()
 
 
-def test_stop_ends_the_process_and_leaves_no_listener(world_folder: Path, running: Sandbox):
-    sandbox = Sandbox.start(world_folder, small=True, faults=["503@earth_search?count=1&seconds=2"])
+def test_stop_ends_the_process_and_leaves_no_listener(worlds: Path, running: Sandbox):
+    sandbox = Sandbox.start(worlds, small=True, faults=["503@earth_search?count=1&seconds=2"])
     with sandbox:
         assert sandbox.alive
         answer = httpx.get(sandbox.endpoints["earth_search"], trust_env=False)
@@ -86,24 +86,24 @@ def test_stop_ends_the_process_and_leaves_no_listener(world_folder: Path, runnin
     sandbox.stop()
 
 
-def test_two_sandboxes_share_a_folder(world_folder: Path, running: Sandbox):
-    with Sandbox.start(world_folder, small=True) as other:
+def test_two_sandboxes_share_a_folder(worlds: Path, running: Sandbox):
+    with Sandbox.start(worlds, small=True) as other:
         assert set(other.endpoints.values()).isdisjoint(running.endpoints.values())
         assert other.truth() == running.truth()
 
 
-def test_bad_settings_are_refused_before_anything_starts(world_folder: Path, running: Sandbox):
+def test_bad_settings_are_refused_before_anything_starts(worlds: Path, running: Sandbox):
     with pytest.raises(SettingsError, match="no such provider"):
-        Sandbox.start(world_folder, providers=["nowhere"], small=True)
+        Sandbox.start(worlds, providers=["nowhere"], small=True)
     with pytest.raises(SettingsError, match="no fault"):
-        Sandbox.start(world_folder, faults=["explode"], small=True)
+        Sandbox.start(worlds, faults=["explode"], small=True)
     with pytest.raises(SettingsError, match="between 1 and 65500"):
-        Sandbox.start(world_folder, port=70_000, small=True)
+        Sandbox.start(worlds, port=70_000, small=True)
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         with pytest.raises(SettingsError, match="the port is taken"):
-            Sandbox.start(world_folder, port=taken.getsockname()[1], small=True)
+            Sandbox.start(worlds, port=taken.getsockname()[1], small=True)
 
 
 def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path):
@@ -120,15 +120,13 @@ def test_a_start_that_takes_too_long_is_given_up(tmp_path: Path):
     assert not [child for child in set(psutil.Process().children()) - before if child.is_running()]
 
 
-def test_serve_forever_ends_on_a_signal(world_folder: Path, running: Sandbox):
+def test_serve_forever_ends_on_a_signal(worlds: Path, running: Sandbox):
     code = (
         "import sys\nfrom geostack_pipeline.sandbox import serve_forever\n"
         "serve_forever(sys.argv[1], small=True, on_ready=lambda about: print(about['endpoints']['control'], flush=True))\n"
         "print('ended', flush=True)\n"
     )
-    process = subprocess.Popen(
-        [sys.executable, "-c", code, str(world_folder)], stdout=subprocess.PIPE, text=True
-    )
+    process = subprocess.Popen([sys.executable, "-c", code, str(worlds)], stdout=subprocess.PIPE, text=True)
     try:
         control = process.stdout.readline().strip()
         assert httpx.get(control, trust_env=False).json()["seed"] == running._about["seed"]

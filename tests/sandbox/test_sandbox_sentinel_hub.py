@@ -37,10 +37,8 @@ WORLD = (-180.0, -85.0, 180.0, 85.0)
 
 
 @pytest.fixture(scope="module")
-def started(world_folder: Path) -> Iterator[Sandbox]:
-    with Sandbox.start(
-        world_folder, small=True, providers=["earth_search", "cdse", "sentinel_hub"]
-    ) as sandbox:
+def started(worlds: Path) -> Iterator[Sandbox]:
+    with Sandbox.start(worlds, small=True, providers=["earth_search", "cdse", "sentinel_hub"]) as sandbox:
         yield sandbox
 
 

@@ -27,8 +27,8 @@ DAY = date(2024, 6, 7)
 
 
 @pytest.fixture(scope="module")
-def running_stac(world_folder: Path) -> Iterator[Sandbox]:
-    with Sandbox.start(world_folder, small=True, providers=["stac_api"]) as sandbox:
+def running_stac(worlds: Path) -> Iterator[Sandbox]:
+    with Sandbox.start(worlds, small=True, providers=["stac_api"]) as sandbox:
         yield sandbox
 
 
