@@ -48,7 +48,7 @@ def run(*, quick: bool, repeat: int) -> Report:
             recipe, steps=4, batch=4, crop=32, architecture=Architecture(widths=(4, 8), groups=2)
         )
         counts = (4, 2, 4)
-    found = [_one_seed(seed, recipe, counts) for seed in range(repeat)]
+    found = [one_seed(seed, recipe, counts) for seed in range(repeat)]
     rows = [row for each in found for row in each.scores]
     stage = [row for each in found for row in each.candidates]
     pairs = list(zip(stage[::2], stage[1::2], strict=True))
@@ -156,7 +156,8 @@ class _Found:
     candidates: list[tuple[int, str, int, int, int]]
 
 
-def _one_seed(seed: int, recipe: Recipe, counts: tuple[int, int, int]) -> _Found:
+def one_seed(seed: int, recipe: Recipe, counts: tuple[int, int, int]) -> _Found:
+    """Train and judge the model of a seed on granules that no other seed has: of the training, to choose on, of the test."""
     first = seed * sum(counts)
     learn, choose, test = (
         range(first, first + counts[0]),
