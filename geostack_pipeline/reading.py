@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import date, timedelta
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
 import polars as pl
@@ -106,9 +106,16 @@ def load_timeline(
     return open_timeline(with_node, area, mask_and_scale=mask_and_scale)
 
 
+def _day(day: str | date) -> date:
+    """Return the date of an end of a range; partitions are dates in UTC."""
+    if isinstance(day, datetime):  # a date to Python, and pandas' Timestamp is one too
+        return (day if day.tzinfo is None else day.astimezone(UTC)).date()
+    return day if isinstance(day, date) else parse_day(day)
+
+
 def _days(asset: str, start: str | date, end: str | date) -> list[str]:
     """Return the dates of a range, both ends included."""
-    first, last = (day if isinstance(day, date) else parse_day(day) for day in (start, end))
+    first, last = (_day(day) for day in (start, end))
     if last < first:
         raise SettingsError(
             "the range of dates ends before it starts",

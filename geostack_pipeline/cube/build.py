@@ -148,8 +148,8 @@ def check(scenes: Sequence[SceneLayer], bands: Sequence[str]) -> None:
 
 
 def clipped(plane: npt.NDArray[np.uint16]) -> int:
-    """Return how many numbers of a plane stand at the upper end of the packing."""
-    return int(np.count_nonzero(plane == packing.HIGHEST))
+    """Return how many numbers of a plane stand at an end of the packing: what was beyond it is there too."""
+    return int(np.count_nonzero(plane == packing.LOWEST) + np.count_nonzero(plane == packing.HIGHEST))
 
 
 def _moments(dimension: str, moments: Sequence[datetime], attributes: dict[str, object]) -> xr.Variable:

@@ -111,6 +111,13 @@ def grid_for(area: Area) -> GridSpec:
     step = float(area.resolution_m)
     if not parsed_crs(crs).is_geographic:
         _require_one_piece(area, crs, lon[0], x.reshape(lon.shape))
+    if parsed_crs(crs).is_geographic and step > max(x.max() - x.min(), y.max() - y.min()):
+        raise SettingsError(
+            "One pixel is larger than the whole area",
+            subject=f"area {area.name}",
+            found=f"pixels of {step:g} degrees in {crs} for {area.bbox}",
+            action="give resolution_m in the CRS's own unit, degrees, e.g. 0.0002, or leave crs out to take a UTM zone",
+        )
     left, right = _snapped(x.min(), x.max(), step)
     bottom, top = _snapped(y.min(), y.max(), step)
     width, height = right - left, top - bottom

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
+from hashlib import sha256
 from typing import Any
 
 import numpy as np
@@ -72,9 +73,13 @@ def readable(assets: Sequence[str]) -> bool:
 
 
 def node_name(item_id: str) -> str:
-    """Return the name of a granule's node: the id, where it has none but safe characters."""
+    """Return the name of a granule's node: the id, where it has none but safe characters.
+
+    Else a digest of the id follows, so that no two granules meet in one node.
+    """
     safe = re.sub(r"[^A-Za-z0-9._-]", "_", item_id).strip(".")
-    return safe if not safe.startswith("__") else f"x{safe}"
+    safe = safe if safe and not safe.startswith("__") else f"x{safe}"
+    return safe if safe == item_id else f"{safe}-{sha256(item_id.encode()).hexdigest()[:8]}"
 
 
 @contextmanager
@@ -376,13 +381,13 @@ def _methane(granule: Granule, bounds: Bounds, outlines: Sequence[Outline], stac
                 action="look at the catalog's item",
             )
         name, about = names.METHANE[key]
-        fill = FILL if cut.raster.nodata is None else cut.raster.nodata
+        fill = names.no_data(FILL if cut.raster.nodata is None else cut.raster.nodata, cut.raster.dtype)
         variables[name] = lazy(
             ("y", "x"),
             cut.grid.shape,
             cut.raster.dtype,
             plane_reader(cut),
-            {**about, "grid_mapping": GRID_MAPPING, "_FillValue": cut.raster.dtype.type(fill)},
+            {**about, "grid_mapping": GRID_MAPPING, **fill},
         )
     if "CH4PLM" not in granule.files:
         mask, marked = _plume_mask(first.grid, outlines, bounds, stack)

@@ -227,3 +227,13 @@ GAIN: dict[str, Any] = {
     "units": "W m-2 sr-1 nm-1",
 }
 OFFSET: dict[str, Any] = {"long_name": "radiance of the stored number 0", "units": "W m-2 sr-1 nm-1"}
+
+
+def no_data(value: float | None, dtype: np.dtype[Any]) -> dict[str, Any]:
+    """Return the attribute that marks a stored number as no data; none where the type cannot hold it: no pixel has it."""
+    if value is None:
+        return {}
+    if dtype.kind == "f":
+        return {"_FillValue": dtype.type(value)}
+    held = float(value).is_integer() and np.iinfo(dtype).min <= value <= np.iinfo(dtype).max
+    return {"_FillValue": dtype.type(int(value))} if held else {}

@@ -303,8 +303,7 @@ def _reflectance(granule: Granule, cut: Cut, about: EnmapMetadata, bands: list[i
     }
     if offsets[0] != 0.0:
         attributes["add_offset"] = float(offsets[0])
-    if nodata is not None:
-        attributes["_FillValue"] = cut.raster.dtype.type(nodata)
+    attributes |= names.no_data(nodata, cut.raster.dtype)
 
     def read(box: tuple[slice, ...]) -> npt.NDArray[Any]:
         return _stored(cut.raster, bands[box[0]], window_in(cut, box[1:]))

@@ -194,9 +194,17 @@ def _clean(value: float, extent: float) -> float:
     return near if abs(value - near) * extent < 1e-6 else value
 
 
-@lru_cache(maxsize=64)
 def _projected_nodes(grid: GridSpec, source_crs: str, step: int, first: float = 0.0) -> tuple[Nodes, Nodes]:
-    """Return the lattice in the source's CRS; ``first``: where it begins, in pixels."""
+    """Return the lattice in the source's CRS; ``first``: where it begins, in pixels.
+
+    Scenes of one CRS share it, but for fine ones, which are as large as the cube: those of a map around a pole would
+    stay in memory long after it.
+    """
+    make = _shared_nodes if step >= _SHARED_STEP else _nodes
+    return make(grid, source_crs, step, first)
+
+
+def _nodes(grid: GridSpec, source_crs: str, step: int, first: float) -> tuple[Nodes, Nodes]:
     a, _, c, _, e, f = grid.transform
     columns, rows = _corner_positions(grid, step)
     x, y = np.meshgrid(c + a * (columns + first), f + e * (rows + first))
@@ -206,3 +214,7 @@ def _projected_nodes(grid: GridSpec, source_crs: str, step: int, first: float = 
         px = unwrapped(px, source_crs, float(px[middle]))
     shape = x.shape
     return px.reshape(shape), py.reshape(shape)
+
+
+_SHARED_STEP = 4
+_shared_nodes = lru_cache(maxsize=64)(_nodes)

@@ -244,8 +244,10 @@ def open_direct(path: Path, name: str) -> DirectArray | None:
 
 
 def _stored(file: h5py.File, variable: Any) -> _Stored | None:
-    if variable.dtype != _DTYPE or variable.ndim != 3 or file.userblock_size or variable.external:
+    if variable.dtype != _DTYPE or variable.ndim != 3 or file.userblock_size:
         return None
+    if variable.external or variable.is_virtual:
+        return None  # its bytes lie in other files
     about = {"shape": variable.shape, "fill": float(variable.fillvalue)}
     if variable.chunks is None:
         offset = variable.id.get_offset()

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from geostack_pipeline.cube.stream import Seen
 
 NAME = "cube"
-CODE_VERSION = "3"
+CODE_VERSION = "4"
 TREE = "tree.zarr"
 
 PHYSICAL_RANGE = (-0.05, 1.6)

@@ -133,7 +133,19 @@ def test_radiometry_is_exact_for_both_offsets(tmp_path: Path) -> None:
     packed = without.reflectance.values[0, 0].astype(np.int64)
     assert np.array_equal(packed, np.where(stored == 0, 0, np.minimum(stored + 1000, 65535)))
     assert without.reflectance.attrs["clipped_pixels"] == 1001
-    assert with_offset.reflectance.attrs["clipped_pixels"] == 1
+    # Both ends of the packing are numbers of the file; whoever counts them cannot know that nothing was beyond.
+    assert with_offset.reflectance.attrs["clipped_pixels"] == 2
+
+
+def test_what_is_below_the_packing_is_counted(tmp_path: Path) -> None:
+    # Landsat's packing reaches down to -0.2.
+    numbers = np.full((1, 64, 64), 9000, np.uint16)
+    numbers[0, :32] = 1000
+    path = write_tiff(tmp_path / "a.tif", numbers)
+    grid = GridSpec(crs="EPSG:32632", transform=(20.0, 0.0, 6e5, 0.0, -20.0, 5.1e6), width=64, height=64)
+    cube = build_cube(grid, [scene("a", {"B": layer(path, scale=2.75e-5, offset=-0.2)})], ["B"])
+    assert np.allclose(cube.reflectance.values[0, 0, :32], -0.0999, atol=1e-7)
+    assert cube.reflectance.attrs["clipped_pixels"] == 32 * 64
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "int16", "uint16", "int32", "float32", "float64"])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import tracemalloc
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -375,3 +377,20 @@ def test_what_cannot_be_read_is_named(tmp_path: Path) -> None:
         file.write(np.ones((1, 64, 64), np.uint16))
     with pytest.raises(RasterError, match=r"item a, band B .gcp\.tif.*(no CRS|no affine transform)"):
         build_packed(grid, [scene("a", {"B": layer(path)})], ["B"])
+
+
+def test_the_fine_map_around_a_pole_is_not_kept() -> None:
+    grid = GridSpec(
+        crs="EPSG:5041", transform=(1000.0, 0.0, 1.8e6, 0.0, -1000.0, 2.2e6), width=400, height=400
+    )
+    globe = (0.1, 0.0, -180.0, 0.0, -0.1, 90.0)
+    tracemalloc.start()
+    try:
+        made = coordinate_map(grid, "EPSG:4326", globe, 3600, 1800)
+        held = tracemalloc.get_traced_memory()[0]
+        assert held > 16 * grid.width * grid.height  # two numbers of 8 bytes for each pixel
+        del made
+        gc.collect()
+        assert tracemalloc.get_traced_memory()[0] < 0.1 * held
+    finally:
+        tracemalloc.stop()

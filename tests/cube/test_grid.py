@@ -160,6 +160,7 @@ def test_polar_area() -> None:
         (Area(name="north", bbox=(0, 0, 1, 1), resolution_m=0), "north"),
         (Area(name="north", bbox=(0, 0, 1, 1), resolution_m=float("nan")), "resolution"),
         (Area(name="north", bbox=(0, 0, 10, 10), resolution_m=0.1), "too many pixels"),
+        (Area(name="north", bbox=(10, 45, 11, 46), crs="EPSG:4326"), "own unit, degrees"),
         (
             Area(name="north", bbox=(0, -90, 1, 1), resolution_m=100, crs="+proj=ortho +lat_0=90"),
             "whole area",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import xml.etree.ElementTree as ET
 from dataclasses import replace
 from pathlib import Path
@@ -374,8 +375,11 @@ def test_node_names_are_safe() -> None:
     assert node_name("EMIT_L1B_RAD_001_20240606T100247_2415807_025") == (
         "EMIT_L1B_RAD_001_20240606T100247_2415807_025"
     )
-    assert node_name("a/../b c") == "a_.._b_c"
-    assert node_name("__x") == "x__x"
+    assert re.fullmatch(r"a_\.\._b_c-[0-9a-f]{8}", node_name("a/../b c"))
+    assert re.fullmatch(r"x__x-[0-9a-f]{8}", node_name("__x"))
+    assert re.fullmatch(r"x-[0-9a-f]{8}", node_name("..."))
+    close = ("EMIT:1", "EMIT_1", "EMIT/1", "EMIT_1.", ".EMIT_1")
+    assert len({node_name(each) for each in close}) == len(close)
 
 
 def test_only_what_is_asked_for_is_read() -> None:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import uuid
 from collections.abc import Iterator
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 import numpy as np
@@ -197,6 +198,14 @@ def test_nothing_of_the_pixels_is_read_before_it_is_used(
 def test_ranges_include_both_ends_and_skip_what_is_missing(local: Path) -> None:
     found = gp.load_timeline("earth_search", "field", "2024-06-04", "2024-06-08", settings=local)
     assert found.solar_day.dt.strftime("%Y-%m-%d").values.tolist() == ["2024-06-04"] * 2 + ["2024-06-08"]
+
+
+def test_moments_stand_for_their_date(local: Path) -> None:
+    east = timezone(timedelta(hours=8))
+    first, last = datetime(2024, 6, 4, 5), datetime(2024, 6, 9, 3, tzinfo=east)
+    found = gp.load_timeline("earth_search", "field", first, last, settings=local)
+    expected = gp.load_timeline("earth_search", "field", "2024-06-04", "2024-06-08", settings=local)
+    assert found.solar_day.equals(expected.solar_day)
 
 
 def test_it_pickles_and_takes_chunks(local: Path) -> None:

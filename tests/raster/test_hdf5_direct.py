@@ -67,6 +67,16 @@ def test_any_box_is_what_h5py_reads(files: dict[str, Path], data: st.DataObject)
     assert found.tobytes() == expected.tobytes()
 
 
+def test_a_variable_of_other_files_is_left_to_the_library(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "part.h5", "w") as file:
+        file["x"] = values()
+    with h5py.File(tmp_path / "whole.h5", "w") as file:
+        layout = h5py.VirtualLayout(SHAPE, "<f4")
+        layout[...] = h5py.VirtualSource("part.h5", "x", SHAPE)
+        file.create_virtual_dataset("radiance", layout, fillvalue=-9999.0)
+    assert open_direct(tmp_path / "whole.h5", "radiance") is None
+
+
 @pytest.mark.parametrize("name", ["chunks", "shuffle and deflate", "one piece"])
 def test_what_was_never_written_is_fill(tmp_path: Path, name: str) -> None:
     with h5py.File(tmp_path / "a.h5", "w") as file:
