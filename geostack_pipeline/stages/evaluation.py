@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
@@ -126,7 +127,12 @@ def _write(ws: Workspace, candidate: Snapshot, champion: Snapshot | None, target
     with ws.artifacts.begin(
         NAME, PARTITION, target, kind="table", code_version=CODE_VERSION, upstream=upstream
     ) as attempt:
-        results = judge(methods, candidate_model.granules_of(ws, source, ["test"]), seed=own.seed)
+        results = judge(
+            methods,
+            partial(candidate_model.granules_of, ws, source, ["test"]),
+            seed=own.seed,
+            folder=candidate_model.scratch_folder(ws),
+        )
         mine = results["candidate"]
         paired = {
             name: difference(mine, other, count=own.bootstrap, seed=own.seed)

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import gc
+import itertools
+import weakref
+from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,8 +16,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from geostack_pipeline.learning import gate, injection, plume_score
-from geostack_pipeline.learning.calibration import Platt, fit, reliability
-from geostack_pipeline.learning.judging import Granule, Method, Score, best_threshold, difference, judge
+from geostack_pipeline.learning.calibration import Bins, Platt, Reliability, fit
+from geostack_pipeline.learning.judging import (
+    Granule,
+    Method,
+    Score,
+    best_threshold,
+    calibrated,
+    difference,
+    judge,
+)
+from geostack_pipeline.learning.pixels import Pixels
 
 NOTHING = np.zeros((30, 30))
 
@@ -66,7 +80,9 @@ def test_the_threshold_is_where_plumes_are_told_best() -> None:
         target=plumes.astype(np.uint8),
         rates_kg_h=(None,),
     )
-    assert 0.3 < best_threshold(lambda *_: score, [granule], [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7]) <= 0.6
+    assert (
+        0.3 < best_threshold(lambda *_: score, lambda: [granule], [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7]) <= 0.6
+    )
 
 
 def judged(quality: float, seed: int = 0, granules: int = 12) -> list[tuple[Granule, np.ndarray]]:
@@ -111,7 +127,7 @@ def run(
             levels=tuple(np.linspace(0.05, 0.95, 19)),
         )
 
-    results = judge([of(0), of(1)], (granule for granule, _ in mine), seed=1)
+    results = judge([of(0), of(1)], lambda: (granule for granule, _ in mine), seed=1)
     paired = difference(results["candidate"], results["reference"], count=300, seed=0)
     return gate.verdict(results["candidate"], results["reference"], paired, fewest=fewest)
 
@@ -179,7 +195,7 @@ def test_without_a_plume_in_the_test_nothing_is_better() -> None:
         Method(name=name, score=lambda stack, _: stack[0] / 2000.0, threshold=0.5, calibrated=False)
         for name in ("a", "b")
     ]
-    results = judge(methods, granules, seed=0)
+    results = judge(methods, lambda: granules, seed=0)
     paired = difference(results["a"], results["b"], count=100, seed=0)
     said = gate.verdict(results["a"], results["b"], paired, fewest=1)
     assert not said.promoted
@@ -207,6 +223,12 @@ def test_injection_adds_what_the_sensitivity_shows_and_needs_room() -> None:
     assert injection.inject(np.full_like(stack, np.nan), 4000.0, 3) is None
 
 
+def reliability(probability: np.ndarray, truth: np.ndarray) -> Reliability:
+    bins = Bins()
+    bins.add(probability, truth)
+    return bins.reliability()
+
+
 def test_calibration_error_of_known_cases() -> None:
     truth = np.array([True] * 7 + [False] * 3)
     assert reliability(np.full(10, 0.7), truth).expected_error == pytest.approx(0.0, abs=1e-12)
@@ -228,7 +250,7 @@ def false_plumes(mine: list[np.ndarray], theirs: list[np.ndarray], **candidate: 
         Method(name="candidate", score=of(mine), **{"threshold": 0.5, "calibrated": False} | candidate),
         Method(name="reference", score=of(theirs), threshold=0.5, calibrated=False),
     ]
-    results = judge(methods, granules, seed=0)
+    results = judge(methods, lambda: granules, seed=0)
     paired = difference(results["candidate"], results["reference"], count=20, seed=0)
     said = gate.verdict(results["candidate"], results["reference"], paired, fewest=1)
     return next(each for each in said.criteria if each.name == "false_plumes_not_more")
@@ -283,13 +305,86 @@ def test_a_candidate_that_is_sure_of_what_is_no_plume_is_refused_with_the_number
     assert said.detail["reason"] == "finds 1 plumes at most"
 
 
+def fitted(granules: list[tuple[np.ndarray, np.ndarray]]) -> Platt:
+    with Pixels(dtype=np.float64) as pixels:
+        for probability, truth in granules:
+            pixels.add(probability, truth)
+        return fit(pixels)
+
+
 def test_calibration_finds_the_line_that_bent_the_probabilities() -> None:
     rng = np.random.default_rng(0)
     logit = rng.normal(-2.0, 2.0, 200_000)
     truth = rng.random(200_000) < 1.0 / (1.0 + np.exp(-logit))
     bent = 1.0 / (1.0 + np.exp(-(2.0 * logit + 3.0)))
-    found = fit(bent, truth)
+    found = fitted([(bent, truth)])
     assert found.scale == pytest.approx(0.5, abs=0.02)
     assert found.shift == pytest.approx(-1.5, abs=0.05)
-    assert fit(bent, np.zeros(200_000, bool)) == Platt()
-    assert np.isfinite(fit(np.array([0.0, 1.0]), np.array([False, True])).scale)
+    # Of granules one after another it is the same line, and there the likelihood is greatest.
+    cuts = [0, 70_000, 70_000, 200_000]
+    parts = fitted([(bent[a:b], truth[a:b]) for a, b in itertools.pairwise(cuts)])
+    assert (parts.scale, parts.shift) == pytest.approx((found.scale, found.shift), rel=1e-9)
+    x = np.clip(np.log(bent) - np.log1p(-bent), -15.0, 15.0)
+    off = 1.0 / (1.0 + np.exp(-(found.scale * x + found.shift))) - truth
+    pull = 1e-2 * np.array([found.scale - 1.0, found.shift])
+    assert np.abs(np.array([off @ x, off.sum()]) + pull).max() < 1e-3, "the gradient is nil"
+    assert fitted([(bent, np.zeros(200_000, bool))]) == Platt()
+    assert np.isfinite(fitted([(np.array([0.0, 1.0]), np.array([False, True]))]).scale)
+
+
+def test_reliability_of_granules_one_by_one_is_to_the_bit_that_of_all_together() -> None:
+    rng = np.random.default_rng(2)
+    probability = rng.random(50_000).astype(np.float32) ** 3
+    truth = rng.random(50_000) < probability
+    bins = Bins()
+    for first, last in itertools.pairwise([0, 1, 1, 20_001, 50_000]):
+        bins.add(probability[first:last], truth[first:last])
+    found = bins.reliability()
+    numbers = np.minimum((probability * 15).astype(np.int64), 14)
+    count = np.bincount(numbers, minlength=15)
+    assert (found.count == count).all()
+    assert (found.predicted == np.bincount(numbers, weights=probability) / count).all()
+    assert (found.observed == np.bincount(numbers, weights=truth) / count).all()
+
+
+def test_whoever_judges_holds_no_granule_that_it_is_done_with(tmp_path: Path) -> None:
+    """The next granule is only read when those before the last one are gone."""
+    alive: list[weakref.ref[Granule]] = []
+
+    def read() -> Iterator[Granule]:
+        for granule, _ in (judged(0.5, seed)[seed % 2] for seed in range(8)):
+            gc.collect()
+            assert sum(each() is not None for each in alive) <= 1
+            alive.append(weakref.ref(granule))
+            yield granule
+
+    def score(stack: np.ndarray, _: object) -> np.ndarray:
+        return np.clip(stack[0] / 1000.0, 0.0, 1.0)
+
+    method = Method(name="a", score=score, threshold=0.5, levels=(0.2, 0.4))
+    assert len(judge([method], read, seed=0, folder=tmp_path)["a"].item_ids) == 8
+    assert calibrated(score, read, tmp_path).scale > 0
+    assert best_threshold(score, read, folder=tmp_path) <= 1.0
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_thresholds_to_try_are_quantiles_of_all_scores_together() -> None:
+    """The best threshold by hand: every quantile of the pooled scores, counted on granules held in memory."""
+    made = [granule for granule, _ in judged(0.5, 3)]
+
+    def score(stack: np.ndarray, _: object) -> np.ndarray:
+        return stack[0].astype(np.float64)
+
+    pooled = np.concatenate([granule.stack[0].ravel() for granule in made]).astype(np.float64)
+    levels = np.quantile(pooled, 1.0 - np.geomspace(1e-1, 1e-4, 40))
+    f1 = [
+        plume_score.total(
+            [
+                plume_score.count(score(each.stack, None), level, each.plumes, each.target, each.rates_kg_h)
+                for each in made
+            ]
+        ).f1
+        for level in levels
+    ]
+    best = np.flatnonzero(np.array(f1) == max(f1))
+    assert best_threshold(score, lambda: made) == levels[best[len(best) // 2]]
