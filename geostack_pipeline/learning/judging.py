@@ -21,10 +21,17 @@ from geostack_pipeline.learning.average_precision import (
 )
 from geostack_pipeline.learning.calibration import Bins, Platt, Reliability, fit
 from geostack_pipeline.learning.fields import Background, Floats, background, matched_filter_score
-from geostack_pipeline.learning.injection import RATES_KG_H, Injected, inject
+from geostack_pipeline.learning.injection import (
+    ENOUGH_STRONG,
+    RATES_KG_H,
+    STRONG_KG_H,
+    STRONG_RATES_KG_H,
+    Injected,
+    inject,
+)
 from geostack_pipeline.learning.pixels import Pixels
 from geostack_pipeline.learning.plume_score import Counts, PlumeScore
-from geostack_pipeline.learning.targets import IGNORED, PLUME
+from geostack_pipeline.learning.targets import IGNORED, NO_PLUME, PLUME
 
 Score = Callable[[Floats, Background], npt.NDArray[np.floating]]
 """(fields of a whole granule, its statistics) -> score, (y, x), NaN where masked."""
@@ -70,6 +77,17 @@ def baseline(threshold: float) -> Method:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Recovery:
+    """A plume that was laid into a granule, and whether a method found it."""
+
+    item_id: str
+    rate_kg_h: float
+    beside_outlines: bool
+    """Whether the granule has outlines, from which the plume keeps away."""
+    found: bool
+
+
+@dataclass(frozen=True, kw_only=True)
 class Result:
     """How a method did on some granules."""
 
@@ -79,8 +97,7 @@ class Result:
     ranking: Ranking
     counts: tuple[Counts, ...]
     reliability: Reliability | None
-    injected: tuple[tuple[float, bool], ...]
-    """(emission rate in kg/h, whether it was found) of each injected plume."""
+    injected: tuple[Recovery, ...]
     curve: tuple[tuple[float, float], ...] = ()
     """(recall, precision) of pixels, for a figure."""
     sweep: tuple[tuple[float, PlumeScore], ...] = ()
@@ -111,7 +128,7 @@ class Result:
 
     def recovered(self, from_kg_h: float) -> tuple[int, int]:
         """Return (found, all) of the injected plumes at or above a rate."""
-        chosen = [found for rate, found in self.injected if rate >= from_kg_h]
+        chosen = [each.found for each in self.injected if each.rate_kg_h >= from_kg_h]
         return sum(chosen), len(chosen)
 
     def as_dict(self) -> dict[str, Any]:
@@ -133,6 +150,7 @@ class Result:
             },
             "recall_of_small": list(plume_score.recall_of_small(self.counts)),
             "injected": list(self.recovered(0.0)),
+            "injected_beside_outlines": sum(each.beside_outlines for each in self.injected),
             "sweep": [[level, each.found, each.false] for level, each in self.sweep],
             "calibration_error": None if self.reliability is None else self.reliability.expected_error,
             "reliability": [] if self.reliability is None else self.reliability.rows(),
@@ -151,7 +169,7 @@ class _Seen:
     bins: Bins = field(default_factory=Bins)
     counts: dict[float, list[Counts]] = field(default_factory=dict)
     """Of each granule, by threshold."""
-    injected: list[tuple[float, bool]] = field(default_factory=list)
+    injected: list[Recovery] = field(default_factory=list)
 
     def add(self, granule: Granule, about: Background) -> None:
         """Judge a granule."""
@@ -172,10 +190,18 @@ class _Seen:
             self.method.score(planted.stack, about),
             self.method.threshold,
             planted.plume.astype(np.int32),
-            granule.target,
+            # What is outlined is no part of the question.
+            np.where(granule.target == NO_PLUME, granule.target, np.uint8(IGNORED)),
             [planted.rate_kg_h],
         )
-        self.injected.append((planted.rate_kg_h, bool(one.found.any())))
+        self.injected.append(
+            Recovery(
+                item_id=granule.item_id,
+                rate_kg_h=planted.rate_kg_h,
+                beside_outlines=bool(granule.rates_kg_h),
+                found=bool(one.found.any()),
+            )
+        )
 
     def result(self, item_ids: Sequence[str]) -> Result:
         """Return how the method did."""
@@ -201,6 +227,9 @@ def judge(
 ) -> dict[str, Result]:
     """Run methods over granules, one at a time; return the result of each by name.
 
+    A plume is laid into each granule without outlines; where that gives fewer than 10 strong ones, the granules are read
+    again and more are laid beside the outlines of the others.
+
     Memory: that of a granule, and 4 bytes per granule and distinct score of a plume pixel for each method.  Disk: 4 bytes
     per pixel and method in ``folder`` until it returns.
 
@@ -211,6 +240,7 @@ def judge(
         folder: Where scores wait (:class:`~geostack_pipeline.learning.pixels.Pixels`).
     """
     item_ids: list[str] = []
+    strong = 0
     with ExitStack() as stack:
         seen = [_Seen(method=each, pixels=stack.enter_context(Pixels(folder))) for each in methods]
         for number, granule in enumerate(granules()):
@@ -218,14 +248,34 @@ def judge(
             about = background(granule.stack)
             for each in seen:
                 each.add(granule, about)
-            if granule.rates_kg_h:
-                continue
-            planted = inject(granule.stack, RATES_KG_H[number % len(RATES_KG_H)], seed + number)
-            if planted is not None:
-                about = background(planted.stack)
-                for each in seen:
-                    each.add_injected(granule, planted, about)
+            if not granule.rates_kg_h:
+                rate = RATES_KG_H[number % len(RATES_KG_H)]
+                strong += _plant(seen, granule, rate, seed + number) and rate >= STRONG_KG_H
+        if strong < ENOUGH_STRONG:
+            for number, granule in enumerate(granules()):
+                if not granule.rates_kg_h:
+                    continue
+                # A granule that has no room for a strong plume may have some for a weaker one.
+                rates = STRONG_RATES_KG_H[strong % len(STRONG_RATES_KG_H) :: -1]
+                strong += any(_plant(seen, granule, rate, seed + number) for rate in rates)
+                if strong == ENOUGH_STRONG:
+                    break
         return {each.method.name: each.result(item_ids) for each in seen}
+
+
+def _plant(seen: Sequence[_Seen], granule: Granule, rate_kg_h: float, seed: int) -> bool:
+    """Have all methods look for a plume laid into a granule; return whether it has room for one."""
+    taken = None
+    if granule.rates_kg_h:
+        ring = (granule.target == IGNORED) & np.isfinite(granule.stack[0])
+        taken = (granule.plumes > 0) | ring
+    planted = inject(granule.stack, rate_kg_h, seed, taken)
+    if planted is None:
+        return False
+    about = background(planted.stack)
+    for each in seen:
+        each.add_injected(granule, planted, about)
+    return True
 
 
 @dataclass(frozen=True, kw_only=True)

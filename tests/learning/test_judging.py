@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.ndimage import distance_transform_cdt
 
 from geostack_pipeline.learning import gate, injection, plume_score
 from geostack_pipeline.learning.calibration import Bins, Platt, Reliability, fit
@@ -109,8 +110,18 @@ def run(
     candidate_threshold: float = 0.5,
     fewest: int = 12,
     chosen: slice = slice(None),
+    crowded: bool = False,
 ) -> gate.Verdict:
     mine, theirs = judged(candidate)[chosen], judged(reference)[chosen]
+    if crowded:
+        # Most of each granule with an outline is ring: no place is far enough from all of it.
+        ring = np.maximum(*np.mgrid[:30, :30]) >= 15
+        mine = [
+            (replace(each, target=np.where(ring, 255, each.target).astype(np.uint8)), score)
+            if each.rates_kg_h
+            else (each, score)
+            for each, score in mine
+        ]
     held = {
         id(granule.stack): (score, other) for (granule, score), (_, other) in zip(mine, theirs, strict=True)
     }
@@ -174,16 +185,58 @@ def test_chance_on_few_granules_promotes_nothing() -> None:
 
 def test_where_nothing_could_be_injected_nothing_is_promoted() -> None:
     # One labelled granule: every resample of it is the same, and none of no plume is missed.
-    said = run(0.5, 0.1, fewest=1, chosen=slice(1, 2))
+    said = run(0.5, 0.1, fewest=1, chosen=slice(1, 2), crowded=True)
     by_name = {each.name: each for each in said.criteria}
     difference = by_name["auprc_better"].detail
     assert difference["lower 95 % bound"] == difference["upper 95 % bound"] > 0
     assert by_name["injected_plumes_recovered"].detail["recovered"] == "0 of 0"
     assert broken(said) == {"plumes_injected"}
+    assert "no granule of the test is wide enough" in str(by_name["plumes_injected"].detail["reason"])
     # Weak plumes alone say nothing of the strong ones that must be recovered: the first granule gets one of 0.5 t/h.
-    few = run(0.5, 0.1, fewest=1, chosen=slice(0, 2))
+    few = run(0.5, 0.1, fewest=1, chosen=slice(0, 2), crowded=True)
     assert broken(few) == {"plumes_injected"}
-    assert broken(run(0.5, 0.1, fewest=1, chosen=slice(0, 4))) == set()
+    assert broken(run(0.5, 0.1, fewest=1, chosen=slice(0, 4), crowded=True)) == set()
+
+
+def injected(said: gate.Verdict) -> dict[str, Any]:
+    return dict(next(each.detail for each in said.criteria if each.name == "plumes_injected"))
+
+
+def test_where_every_granule_has_a_plume_others_are_injected_beside_it() -> None:
+    """NASA publishes the methane of version 001 for scenes with plumes alone: that must not close the gate."""
+    said = run(0.5, 0.1, fewest=6, chosen=slice(1, None, 2))
+    assert said.promoted, said
+    assert injected(said) == {
+        "injected of at least 2 t/h": 6, "injected": 6, "into granules without outlines": 0, "beside outlines": 6,
+    }  # fmt: skip
+    # A model that does not see them is refused on such granules too.
+    assert "injected_plumes_recovered" in broken(run(0.5, 0.1, 3.0, fewest=6, chosen=slice(1, None, 2)))
+    # Six without outlines, three of which get a strong plume: the rest up to ten, as far as there are granules.
+    assert injected(run(0.5, 0.1)) == {
+        "injected of at least 2 t/h": 9, "injected": 12, "into granules without outlines": 6, "beside outlines": 6,
+    }  # fmt: skip
+
+
+def test_beside_outlines_no_more_is_injected_than_it_takes() -> None:
+    granules = [granule for granule, _ in judged(0.5, granules=30)]
+    read: list[str] = []
+
+    def reader() -> Iterator[Granule]:
+        for granule in granules:
+            read.append(granule.item_id)
+            yield granule
+
+    method = Method(name="a", score=lambda stack, _: stack[0] / 1500.0, threshold=0.5, calibrated=False)
+    found = judge([method], reader, seed=1)["a"].injected
+    assert [each.item_id for each in found[:15]] == [str(number) for number in range(0, 30, 2)]
+    assert sum(each.rate_kg_h >= 2000.0 for each in found[:15]) == 9, "one short of enough"
+    (last,) = found[15:]
+    assert (last.beside_outlines, last.rate_kg_h) == (True, 2000.0)
+    assert read[30:][-1] == last.item_id, "and no granule is read after it"
+    granules = [*granules, *(replace(granules[0], item_id=name) for name in ("30", "31", "32"))]
+    read.clear()
+    assert [each.item_id for each in judge([method], reader, seed=1)["a"].injected[15:]] == ["30", "31", "32"]
+    assert len(read) == 33, "ten strong ones without outlines: nothing is read again"
 
 
 def test_without_a_plume_in_the_test_nothing_is_better() -> None:
@@ -221,6 +274,21 @@ def test_injection_adds_what_the_sensitivity_shows_and_needs_room() -> None:
     assert one.stack[0][one.plume].min() >= 0.5 * 150.0
     assert (stack[0] == 0.0).all()
     assert injection.inject(np.full_like(stack, np.nan), 4000.0, 3) is None
+
+
+@pytest.mark.parametrize("rate", injection.STRONG_RATES_KG_H)
+def test_beside_an_outline_a_plume_keeps_its_distance(rate: float) -> None:
+    stack = np.stack([np.zeros((90, 90)), np.full((90, 90), 200.0), np.ones((90, 90))]).astype(np.float32)
+    taken = np.zeros((90, 90), bool)
+    taken[40:52, 38:60] = True
+    away = distance_transform_cdt(~taken, "chessboard")
+    for seed in range(10):
+        one = injection.inject(stack, rate, seed, taken)
+        assert one is not None
+        assert one.plume.any()
+        assert away[one.plume].min() > 5
+        assert np.array_equal(injection.inject(stack, rate, seed, taken).stack, one.stack)
+    assert injection.inject(stack, rate, 0, ~taken) is None, "no place is free"
 
 
 def reliability(probability: np.ndarray, truth: np.ndarray) -> Reliability:
