@@ -20,6 +20,7 @@ NAMES = (
     "loader",
     "filters",
     "learning",
+    "learning_memory",
 )
 
 

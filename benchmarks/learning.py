@@ -169,13 +169,15 @@ def one_seed(seed: int, recipe: Recipe, counts: tuple[int, int, int]) -> _Found:
         network=trained.model, version=str(seed), name="benchmark", tile=EDGE, overlap=24, threshold=0.5
     )
     chosen = [labelled(number) for number in choose]
-    model = dataclasses.replace(model, calibration=calibrated(model.probabilities, chosen))
-    model = dataclasses.replace(model, threshold=best_threshold(model.probabilities, chosen, THRESHOLDS))
+    model = dataclasses.replace(model, calibration=calibrated(model.probabilities, lambda: chosen))
+    model = dataclasses.replace(
+        model, threshold=best_threshold(model.probabilities, lambda: chosen, THRESHOLDS)
+    )
     methods = [
         Method(name="model", score=model.probabilities, threshold=model.threshold, levels=LEVELS),
-        baseline(best_threshold(matched_filter_score, chosen)),
+        baseline(best_threshold(matched_filter_score, lambda: chosen)),
     ]
-    results = judge(methods, (true(number) for number in test), seed=seed)
+    results = judge(methods, lambda: (true(number) for number in test), seed=seed)
     mine, theirs = (results[method.name] for method in methods)
     _draw(seed, mine, theirs)
     rows: list[tuple[object, ...]] = []

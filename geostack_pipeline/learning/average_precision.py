@@ -7,29 +7,38 @@ high.  With these counts per granule, a resample of granules is a matrix product
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from scipy.sparse import csc_array
+
+from geostack_pipeline.learning.pixels import Pixels
 
 Doubles = npt.NDArray[np.float64]
 _BLOCK = 4096
+"""Scores at a time.  The sums of blocks are added up, so another number changes the last bit of a result."""
+_RESAMPLES = 128
+"""Resamples at a time: each is summed by itself, so the number changes the memory alone."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Ranking:
-    """How the pixels of some granules rank: counts at each distinct score of a plume pixel, highest first."""
+    """How the pixels of some granules rank: counts at each distinct score of a plume pixel, highest first.
 
-    hits: Doubles
-    """Plume pixels of each granule at exactly that score, (granule, score)."""
-    above: Doubles
+    Memory: 4 bytes per granule and distinct score.
+    """
+
+    hits: Any
+    """Plume pixels of each granule at exactly that score: a sparse array of float64, (granule, score)."""
+    above: npt.NDArray[np.uint32]
     """Pixels of each granule, plume or not, at that score or a higher one, (granule, score)."""
 
     @property
     def granules(self) -> int:
         """Number of granules."""
-        return len(self.hits)
+        return len(self.above)
 
     def average_precision(self, times: Doubles | None = None) -> Doubles:
         """Return average precision, NaN where there is no plume pixel.
@@ -44,30 +53,47 @@ class Ranking:
         total = weights @ self.hits.sum(axis=1)
         gained = np.zeros(len(weights))
         before = np.zeros(len(weights))
-        for first in range(0, self.hits.shape[1], _BLOCK):
-            here = weights @ self.hits[:, first : first + _BLOCK]
-            reached = before[:, None] + np.cumsum(here, axis=1)
-            everything = weights @ self.above[:, first : first + _BLOCK]
-            gained += (here * reached / np.maximum(everything, 1.0)).sum(axis=1)
-            before = reached[:, -1]
+        for first in range(0, self.above.shape[1], _BLOCK):
+            hits = self.hits[:, first : first + _BLOCK].toarray()
+            above = self.above[:, first : first + _BLOCK].astype(np.float64)
+            for start in range(0, len(weights), _RESAMPLES):
+                some = slice(start, start + _RESAMPLES)
+                here = weights[some] @ hits
+                reached = before[some, None] + np.cumsum(here, axis=1)
+                everything = weights[some] @ above
+                gained[some] += (here * reached / np.maximum(everything, 1.0)).sum(axis=1)
+                before[some] = reached[:, -1]
         return np.where(total > 0.0, gained / np.maximum(total, 1.0), np.nan)
 
+    def curve(self, points: int) -> tuple[tuple[float, float], ...]:
+        """Return (recall, precision) at scores that divide the plume pixels of all granules evenly."""
+        hits = np.cumsum(self.hits.sum(axis=0))
+        if not hits.size:
+            return ()
+        above = self.above.sum(axis=0, dtype=np.float64)
+        places = np.unique(np.searchsorted(hits, np.linspace(1, hits[-1], points)))
+        return tuple((float(hits[each] / hits[-1]), float(hits[each] / above[each])) for each in places)
 
-def ranking(scores: Sequence[npt.NDArray[np.floating]], truth: Sequence[npt.NDArray[np.bool_]]) -> Ranking:
-    """Return the ranking of granules.
 
-    Args:
-        scores: Of the pixels that count, one array per granule, finite.
-        truth: Whether each of them is plume.
-    """
-    plume = [one[mask] for one, mask in zip(scores, truth, strict=True)]
-    levels = np.unique(np.concatenate([np.empty(0), *plume]))
-    hits = np.zeros((len(scores), len(levels)))
-    above = np.zeros_like(hits)
-    for granule, (one, own) in enumerate(zip(scores, plume, strict=True)):
-        hits[granule] = np.bincount(np.searchsorted(levels, own), minlength=len(levels))
-        above[granule] = len(one) - np.searchsorted(np.sort(one), levels, side="left")
-    return Ranking(hits=hits[:, ::-1], above=above[:, ::-1])
+def ranking(pixels: Pixels) -> Ranking:
+    """Return the ranking of granules by the scores of their pixels."""
+    levels = np.unique(np.concatenate([np.empty(0, np.float32), *pixels.plume]))
+    above = np.zeros((len(pixels), len(levels)), np.uint32)
+    granules, places, counts = [], [], []
+    for granule, own in enumerate(pixels.plume):
+        above[granule] = pixels.at_or_above(granule, levels)[::-1]
+        values, number = np.unique(own, return_counts=True)
+        granules.append(np.full(len(values), granule))
+        places.append(len(levels) - 1 - np.searchsorted(levels, values))
+        counts.append(number)
+    hits = csc_array(
+        (_joined(counts).astype(np.float64), (_joined(granules), _joined(places))), shape=above.shape
+    )
+    return Ranking(hits=hits, above=above)
+
+
+def _joined(parts: list[npt.NDArray[Any]]) -> npt.NDArray[Any]:
+    return np.concatenate([np.empty(0, np.int64), *parts])
 
 
 def resamples(granules: int, count: int, seed: int) -> Doubles:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
+from geostack_pipeline.learning.pixels import Pixels
 
 BINS = 15
 
@@ -36,16 +39,37 @@ class Reliability:
         ]
 
 
-def reliability(probability: npt.NDArray[np.floating], truth: npt.NDArray[np.bool_]) -> Reliability:
-    """Return the reliability of pixel probabilities in [0, 1]."""
-    numbers = np.minimum((probability * BINS).astype(np.int64), BINS - 1)
-    count = np.bincount(numbers, minlength=BINS)
-    with np.errstate(invalid="ignore"):
-        return Reliability(
-            count=count,
-            predicted=np.bincount(numbers, weights=probability, minlength=BINS) / count,
-            observed=np.bincount(numbers, weights=truth, minlength=BINS) / count,
-        )
+class Bins:
+    """Pixels by predicted probability, granule after granule."""
+
+    def __init__(self) -> None:
+        self._count = np.zeros(BINS, np.int64)
+        self._predicted = np.zeros(BINS)
+        self._observed = np.zeros(BINS)
+
+    def add(self, probability: npt.NDArray[np.floating], truth: npt.NDArray[np.bool_]) -> None:
+        """Take pixels with probabilities in [0, 1], and whether they are plume."""
+        numbers = np.minimum((probability * BINS).astype(np.int64), BINS - 1)
+        self._count += np.bincount(numbers, minlength=BINS)
+        self._predicted = _summed(self._predicted, numbers, probability)
+        self._observed = _summed(self._observed, numbers, truth)
+
+    def reliability(self) -> Reliability:
+        """Return the reliability of the pixels so far."""
+        with np.errstate(invalid="ignore"):
+            return Reliability(
+                count=self._count.copy(),
+                predicted=self._predicted / self._count,
+                observed=self._observed / self._count,
+            )
+
+
+def _summed(
+    before: npt.NDArray[np.float64], numbers: npt.NDArray[np.int64], values: npt.NDArray[Any]
+) -> npt.NDArray[np.float64]:
+    """Return sums of bins that go on from what they were, pixel by pixel: to the bit those of one array of everything."""
+    places = np.concatenate([np.arange(BINS), numbers])
+    return np.asarray(np.bincount(places, weights=np.concatenate([before, values])), np.float64)
 
 
 _LARGEST_LOGIT = 15.0
@@ -61,26 +85,28 @@ class Platt:
     shift: float = 0.0
 
 
-def fit(probability: npt.NDArray[np.floating], truth: npt.NDArray[np.bool_]) -> Platt:
+def fit(pixels: Pixels) -> Platt:
     """Return the line of greatest likelihood, by Newton's method; none where there is one class only.
 
     Training shows plumes far more often than granules do, so what a network says must be brought down again.
 
     Args:
-        probability: Of pixels, as the network gives them.
-        truth: Whether they are plume.
+        pixels: Probabilities as the network gives them, and which of them are of plume pixels.
     """
-    if truth.all() or not truth.any():
+    plumes = sum(len(own) for own in pixels.plume)
+    if plumes in (0, pixels.count):
         return Platt()
-    p = np.clip(probability.astype(np.float64), 1e-12, 1.0 - 1e-7)
-    x = np.clip(np.log(p) - np.log1p(-p), -_LARGEST_LOGIT, _LARGEST_LOGIT)
-    design = np.stack([x, np.ones_like(x)])
     line = np.array([1.0, 0.0])
     for _ in range(50):
-        now = 1.0 / (1.0 + np.exp(-np.clip(line @ design, -40.0, 40.0)))
         # A weak pull towards the identity keeps separable pixels finite.
-        gradient = design @ (now - truth) + 1e-2 * (line - [1.0, 0.0])
-        curvature = (design * (now * (1.0 - now))) @ design.T + 1e-2 * np.eye(2)
+        gradient, curvature = 1e-2 * (line - [1.0, 0.0]), 1e-2 * np.eye(2)
+        for probability, plume in pixels.parts():
+            p = np.clip(probability.astype(np.float64), 1e-12, 1.0 - 1e-7)
+            x = np.clip(np.log(p) - np.log1p(-p), -_LARGEST_LOGIT, _LARGEST_LOGIT)
+            design = np.stack([x, np.ones_like(x)])
+            now = 1.0 / (1.0 + np.exp(-np.clip(line @ design, -40.0, 40.0)))
+            gradient += design @ (now - plume)
+            curvature += (design * (now * (1.0 - now))) @ design.T
         step = np.linalg.solve(curvature, gradient)
         line -= step * min(1.0, 2.0 / max(float(np.abs(step).max()), 1e-12))
         if np.abs(step).max() < 1e-9:

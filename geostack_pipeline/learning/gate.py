@@ -12,12 +12,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from geostack_pipeline.learning import plume_score
+from geostack_pipeline.learning.injection import STRONG_KG_H
 from geostack_pipeline.learning.judging import Difference, Result
 
-STRONG_KG_H = 2000.0
-"""Injected plumes at or above this rate must be recovered ..."""
 RECOVERED = 0.7
-"""... at least in this share."""
+"""Injected plumes of at least 2 t/h must be recovered in this share."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -170,12 +169,15 @@ def _enough_granules(candidate: Result, fewest: int) -> Criterion:
 def _something_injected(candidate: Result) -> Criterion:
     """70 % of no plume is found by whatever there is."""
     strong, every = candidate.recovered(STRONG_KG_H)[1], candidate.recovered(0.0)[1]
+    beside = sum(each.beside_outlines for each in candidate.injected)
     detail: dict[str, float | str | None] = {
         f"injected of at least {STRONG_KG_H / 1000.0:g} t/h": strong,
         "injected": every,
+        "into granules without outlines": every - beside,
+        "beside outlines": beside,
     }
     if not strong:
-        detail["reason"] = "too few granules of the test are without an outline and wide enough for a plume"
+        detail["reason"] = "no granule of the test is wide enough for such a plume, be it beside its outlines"
     return Criterion(name="plumes_injected", passed=strong > 0, detail=detail)
 
 

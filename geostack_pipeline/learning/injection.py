@@ -1,4 +1,8 @@
-"""Plumes of known strength, laid into granules without any: what a model must find whatever the labels say."""
+"""Plumes of known strength, laid into granules: what a model must find whatever the labels say.
+
+Granules without outlines come first.  Where there are too few of them (NASA publishes the products of version 001 for
+scenes with plumes alone) plumes are laid beside the outlines of others.
+"""
 
 from __future__ import annotations
 
@@ -6,10 +10,18 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+from scipy.ndimage import binary_dilation
 
 from geostack_pipeline.learning.fields import Floats
 
 RATES_KG_H = (500.0, 1000.0, 2000.0, 4000.0, 8000.0)
+STRONG_KG_H = 2000.0
+"""Plumes at or above this rate are the ones that must be found."""
+STRONG_RATES_KG_H = tuple(rate for rate in RATES_KG_H if rate >= STRONG_KG_H)
+ENOUGH_STRONG = 10
+"""As long as fewer strong plumes lie in granules without outlines, more are laid beside outlines."""
+BESIDE_PIXELS = 5
+"""Free pixels between a plume and whatever an outline or its ignored ring covers: a few widths of the blur."""
 WIND_M_S = 3.5
 PIXEL_M = 60.0
 OUTLINE_PPM_M = 150.0
@@ -55,16 +67,31 @@ def column(
     return np.where(along >= 0.0, mass * np.exp(-0.5 * (across / sigma) ** 2), 0.0) * _PPM_M_PER_KG_M2
 
 
-def inject(stack: Floats, rate_kg_h: float, seed: int) -> Injected | None:
-    """Return a granule with a plume at a place that the seed decides; None where too little of it has values."""
+def inject(
+    stack: Floats, rate_kg_h: float, seed: int, taken: npt.NDArray[np.bool_] | None = None
+) -> Injected | None:
+    """Return a granule with a plume at a place that the seed decides; None where it has no room for one.
+
+    Args:
+        stack: (3, y, x).
+        rate_kg_h: Emission rate.
+        seed: Decides where the plume is and where its wind blows to.
+        taken: Pixels of outlines and their rings, from which the plume keeps away; none when not given.
+    """
     rng = np.random.default_rng(seed)
     good = np.isfinite(stack[0])
     high, wide = good.shape
-    for _ in range(20):
+    near = None if taken is None else binary_dilation(taken, np.ones((3, 3)), iterations=BESIDE_PIXELS)
+    for _ in range(20 if near is None else 100):
         row, col = rng.uniform(0.2, 0.8) * high, rng.uniform(0.2, 0.8) * wide
-        values = column((high, wide), row, col, rng.uniform(0.0, 2.0 * np.pi), rate_kg_h)
+        angle = rng.uniform(0.0, 2.0 * np.pi)
+        if near is not None and near[int(row), int(col)]:
+            continue
+        values = column((high, wide), row, col, angle, rate_kg_h)
         outline = values > OUTLINE_PPM_M
         plume = outline & good
+        if near is not None and (outline & near).any():
+            continue
         if outline.any() and plume.sum() >= 0.8 * outline.sum():
             changed = stack.copy()
             # The filter shows of an enhancement what its sensitivity says.

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,11 +19,19 @@ from geostack_pipeline.learning.average_precision import (
     ranking,
     resamples,
 )
-from geostack_pipeline.learning.calibration import Platt, Reliability, fit, reliability
+from geostack_pipeline.learning.calibration import Bins, Platt, Reliability, fit
 from geostack_pipeline.learning.fields import Background, Floats, background, matched_filter_score
-from geostack_pipeline.learning.injection import RATES_KG_H, inject
+from geostack_pipeline.learning.injection import (
+    ENOUGH_STRONG,
+    RATES_KG_H,
+    STRONG_KG_H,
+    STRONG_RATES_KG_H,
+    Injected,
+    inject,
+)
+from geostack_pipeline.learning.pixels import Pixels
 from geostack_pipeline.learning.plume_score import Counts, PlumeScore
-from geostack_pipeline.learning.targets import IGNORED, PLUME
+from geostack_pipeline.learning.targets import IGNORED, NO_PLUME, PLUME
 
 Score = Callable[[Floats, Background], npt.NDArray[np.floating]]
 """(fields of a whole granule, its statistics) -> score, (y, x), NaN where masked."""
@@ -37,6 +47,10 @@ class Granule:
     plumes: npt.NDArray[np.int32]
     target: npt.NDArray[np.uint8]
     rates_kg_h: tuple[float | None, ...]
+
+
+Granules = Callable[[], Iterable[Granule]]
+"""Reads granules anew, one at a time: whoever looks at them twice reads them twice, and never holds them all."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +77,17 @@ def baseline(threshold: float) -> Method:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Recovery:
+    """A plume that was laid into a granule, and whether a method found it."""
+
+    item_id: str
+    rate_kg_h: float
+    beside_outlines: bool
+    """Whether the granule has outlines, from which the plume keeps away."""
+    found: bool
+
+
+@dataclass(frozen=True, kw_only=True)
 class Result:
     """How a method did on some granules."""
 
@@ -72,8 +97,7 @@ class Result:
     ranking: Ranking
     counts: tuple[Counts, ...]
     reliability: Reliability | None
-    injected: tuple[tuple[float, bool], ...]
-    """(emission rate in kg/h, whether it was found) of each injected plume."""
+    injected: tuple[Recovery, ...]
     curve: tuple[tuple[float, float], ...] = ()
     """(recall, precision) of pixels, for a figure."""
     sweep: tuple[tuple[float, PlumeScore], ...] = ()
@@ -104,7 +128,7 @@ class Result:
 
     def recovered(self, from_kg_h: float) -> tuple[int, int]:
         """Return (found, all) of the injected plumes at or above a rate."""
-        chosen = [found for rate, found in self.injected if rate >= from_kg_h]
+        chosen = [each.found for each in self.injected if each.rate_kg_h >= from_kg_h]
         return sum(chosen), len(chosen)
 
     def as_dict(self) -> dict[str, Any]:
@@ -126,87 +150,132 @@ class Result:
             },
             "recall_of_small": list(plume_score.recall_of_small(self.counts)),
             "injected": list(self.recovered(0.0)),
+            "injected_beside_outlines": sum(each.beside_outlines for each in self.injected),
             "sweep": [[level, each.found, each.false] for level, each in self.sweep],
             "calibration_error": None if self.reliability is None else self.reliability.expected_error,
             "reliability": [] if self.reliability is None else self.reliability.rows(),
         }
 
 
-def judge(methods: Sequence[Method], granules: Iterable[Granule], *, seed: int) -> dict[str, Result]:
-    """Run methods over granules, one at a time; return the result of each by name.
+CURVE_POINTS = 200
 
-    Memory: some 40 bytes per pixel and method while the curve is drawn.
-    """
-    scores: dict[str, list[npt.NDArray[np.float32]]] = {method.name: [] for method in methods}
-    counts: dict[str, list[Counts]] = {method.name: [] for method in methods}
-    injected: dict[str, list[tuple[float, bool]]] = {method.name: [] for method in methods}
-    levels = {method.name: sorted({*method.levels, method.threshold}) for method in methods}
-    swept: dict[str, list[list[Counts]]] = {name: [[] for _ in each] for name, each in levels.items()}
-    truth: list[npt.NDArray[np.bool_]] = []
-    item_ids: list[str] = []
-    for number, granule in enumerate(granules):
-        item_ids.append(granule.item_id)
+
+@dataclass(frozen=True, kw_only=True)
+class _Seen:
+    """What a method said of the granules so far."""
+
+    method: Method
+    pixels: Pixels
+    bins: Bins = field(default_factory=Bins)
+    counts: dict[float, list[Counts]] = field(default_factory=dict)
+    """Of each granule, by threshold."""
+    injected: list[Recovery] = field(default_factory=list)
+
+    def add(self, granule: Granule, about: Background) -> None:
+        """Judge a granule."""
         counted = granule.target != IGNORED
-        truth.append((granule.target == PLUME)[counted])
-        about = background(granule.stack)
-        planted = None
-        if not granule.rates_kg_h:
-            rate = RATES_KG_H[number % len(RATES_KG_H)]
-            planted = inject(granule.stack, rate, seed + number)
-        for method in methods:
-            values = method.score(granule.stack, about)
-            scores[method.name].append(values[counted].astype(np.float32))
-            for level, those in zip(levels[method.name], swept[method.name], strict=True):
-                those.append(
-                    plume_score.count(values, level, granule.plumes, granule.target, granule.rates_kg_h)
-                )
-                if level == method.threshold:
-                    counts[method.name].append(those[-1])
-            if planted is not None:
-                again = method.score(planted.stack, background(planted.stack))
-                one = plume_score.count(
-                    again,
-                    method.threshold,
-                    planted.plume.astype(np.int32),
-                    granule.target,
-                    [planted.rate_kg_h],
-                )
-                injected[method.name].append((planted.rate_kg_h, bool(one.found.any())))
-    return {
-        method.name: Result(
-            method=method.name,
-            threshold=method.threshold,
-            item_ids=tuple(item_ids),
-            ranking=ranking(scores[method.name], truth),
-            counts=tuple(counts[method.name]),
-            reliability=reliability(
-                np.concatenate([np.empty(0, np.float32), *scores[method.name]]),
-                np.concatenate([np.empty(0, bool), *truth]),
+        truth = (granule.target == PLUME)[counted]
+        values = self.method.score(granule.stack, about)
+        kept = values[counted].astype(np.float32)
+        self.pixels.add(kept, truth)
+        if self.method.calibrated:
+            self.bins.add(kept, truth)
+        for level in {*self.method.levels, self.method.threshold}:
+            one = plume_score.count(values, level, granule.plumes, granule.target, granule.rates_kg_h)
+            self.counts.setdefault(level, []).append(one)
+
+    def add_injected(self, granule: Granule, planted: Injected, about: Background) -> None:
+        """Look for a plume that was laid into a granule."""
+        one = plume_score.count(
+            self.method.score(planted.stack, about),
+            self.method.threshold,
+            planted.plume.astype(np.int32),
+            # What is outlined is no part of the question.
+            np.where(granule.target == NO_PLUME, granule.target, np.uint8(IGNORED)),
+            [planted.rate_kg_h],
+        )
+        self.injected.append(
+            Recovery(
+                item_id=granule.item_id,
+                rate_kg_h=planted.rate_kg_h,
+                beside_outlines=bool(granule.rates_kg_h),
+                found=bool(one.found.any()),
             )
-            if method.calibrated
-            else None,
-            injected=tuple(injected[method.name]),
-            curve=_curve(scores[method.name], truth),
+        )
+
+    def result(self, item_ids: Sequence[str]) -> Result:
+        """Return how the method did."""
+        ranked = ranking(self.pixels)
+        return Result(
+            method=self.method.name,
+            threshold=self.method.threshold,
+            item_ids=tuple(item_ids),
+            ranking=ranked,
+            counts=tuple(self.counts.get(self.method.threshold, ())),
+            reliability=self.bins.reliability() if self.method.calibrated else None,
+            injected=tuple(self.injected),
+            curve=ranked.curve(CURVE_POINTS),
             sweep=tuple(
-                (level, plume_score.total(those))
-                for level, those in zip(levels[method.name], swept[method.name], strict=True)
+                (level, plume_score.total(self.counts.get(level, ())))
+                for level in sorted({*self.method.levels, self.method.threshold})
             ),
         )
-        for method in methods
-    }
 
 
-def _curve(
-    scores: Sequence[npt.NDArray[np.floating]], truth: Sequence[npt.NDArray[np.bool_]]
-) -> tuple[tuple[float, float], ...]:
-    """Return 200 points of the precision-recall curve."""
-    values, plume = np.concatenate([np.empty(0), *scores]), np.concatenate([np.empty(0, bool), *truth])
-    if not plume.any():
-        return ()
-    order = np.argsort(-values, kind="stable")
-    hits = np.cumsum(plume[order])
-    ranks = np.unique(np.searchsorted(hits, np.linspace(1, hits[-1], 200)))
-    return tuple((float(hits[rank] / hits[-1]), float(hits[rank] / (rank + 1))) for rank in ranks)
+def judge(
+    methods: Sequence[Method], granules: Granules, *, seed: int, folder: Path | None = None
+) -> dict[str, Result]:
+    """Run methods over granules, one at a time; return the result of each by name.
+
+    A plume is laid into each granule without outlines; where that gives fewer than 10 strong ones, the granules are read
+    again and more are laid beside the outlines of the others.
+
+    Memory: that of a granule, and 4 bytes per granule and distinct score of a plume pixel for each method.  Disk: 4 bytes
+    per pixel and method in ``folder`` until it returns.
+
+    Args:
+        methods: What finds plumes.
+        granules: Of the test.
+        seed: Decides where plumes are injected.
+        folder: Where scores wait (:class:`~geostack_pipeline.learning.pixels.Pixels`).
+    """
+    item_ids: list[str] = []
+    strong = 0
+    with ExitStack() as stack:
+        seen = [_Seen(method=each, pixels=stack.enter_context(Pixels(folder))) for each in methods]
+        for number, granule in enumerate(granules()):
+            item_ids.append(granule.item_id)
+            about = background(granule.stack)
+            for each in seen:
+                each.add(granule, about)
+            if not granule.rates_kg_h:
+                rate = RATES_KG_H[number % len(RATES_KG_H)]
+                strong += _plant(seen, granule, rate, seed + number) and rate >= STRONG_KG_H
+        if strong < ENOUGH_STRONG:
+            for number, granule in enumerate(granules()):
+                if not granule.rates_kg_h:
+                    continue
+                # A granule that has no room for a strong plume may have some for a weaker one.
+                rates = STRONG_RATES_KG_H[strong % len(STRONG_RATES_KG_H) :: -1]
+                strong += any(_plant(seen, granule, rate, seed + number) for rate in rates)
+                if strong == ENOUGH_STRONG:
+                    break
+        return {each.method.name: each.result(item_ids) for each in seen}
+
+
+def _plant(seen: Sequence[_Seen], granule: Granule, rate_kg_h: float, seed: int) -> bool:
+    """Have all methods look for a plume laid into a granule; return whether it has room for one."""
+    taken = None
+    if granule.rates_kg_h:
+        ring = (granule.target == IGNORED) & np.isfinite(granule.stack[0])
+        taken = (granule.plumes > 0) | ring
+    planted = inject(granule.stack, rate_kg_h, seed, taken)
+    if planted is None:
+        return False
+    about = background(planted.stack)
+    for each in seen:
+        each.add_injected(granule, planted, about)
+    return True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -244,42 +313,48 @@ def interval_of(result: Result, *, count: int, seed: int) -> Mapping[str, Interv
     }
 
 
-def calibrated(score: Score, granules: Iterable[Granule]) -> Platt:
-    """Return the line that makes probabilities of a network's scores on granules, none of the test set."""
-    scores, truth = [np.empty(0, np.float32)], [np.empty(0, bool)]
-    for granule in granules:
-        counted = granule.target != IGNORED
-        scores.append(score(granule.stack, background(granule.stack))[counted].astype(np.float32))
-        truth.append((granule.target == PLUME)[counted])
-    return fit(np.concatenate(scores), np.concatenate(truth))
+def calibrated(score: Score, granules: Granules, folder: Path | None = None) -> Platt:
+    """Return the line that makes probabilities of a network's scores on granules, none of the test set.
+
+    Memory: that of a granule.  Disk: 4 bytes per pixel in ``folder`` until it returns.
+    """
+    with Pixels(folder) as pixels:
+        for granule in granules():
+            counted = granule.target != IGNORED
+            values = score(granule.stack, background(granule.stack))
+            pixels.add(values[counted].astype(np.float32), (granule.target == PLUME)[counted])
+        return fit(pixels)
 
 
 THRESHOLDS = tuple(float(value) for value in np.round(np.linspace(0.05, 0.95, 37), 3))
 """Probabilities among which a model's threshold is chosen."""
 
 
-def best_threshold(score: Score, granules: Iterable[Granule], levels: Sequence[float] | None = None) -> float:
+def best_threshold(
+    score: Score, granules: Granules, levels: Sequence[float] | None = None, folder: Path | None = None
+) -> float:
     """Return the threshold with the best F1 of plumes, the middle one of several.
+
+    Memory: that of a granule.
 
     Args:
         score: The method.
         granules: None of the test set.
-        levels: Thresholds to try; upper quantiles of the scores when not given.
+        levels: Thresholds to try; upper quantiles of the scores when not given, for which they wait in ``folder``, 8
+            bytes per pixel.
+        folder: See :class:`~geostack_pipeline.learning.pixels.Pixels`.
     """
-    seen = [(granule, score(granule.stack, background(granule.stack))) for granule in granules]
     if levels is None:
-        pooled = np.concatenate([values[np.isfinite(values)] for _, values in seen] or [np.zeros(1)])
-        levels = [float(v) for v in np.quantile(pooled, 1.0 - np.geomspace(1e-1, 1e-4, 40))]
-    f1 = np.array(
-        [
-            plume_score.total(
-                [
-                    plume_score.count(values, level, granule.plumes, granule.target, granule.rates_kg_h)
-                    for granule, values in seen
-                ]
-            ).f1
-            for level in levels
-        ]
-    )
+        with Pixels(folder, np.float64) as pixels:
+            for granule in granules():
+                values = score(granule.stack, background(granule.stack))
+                pixels.add(values[np.isfinite(values)])
+            levels = pixels.quantiles(1.0 - np.geomspace(1e-1, 1e-4, 40)).tolist()
+    counts: list[list[Counts]] = [[] for _ in levels]
+    for granule in granules():
+        values = score(granule.stack, background(granule.stack))
+        for level, those in zip(levels, counts, strict=True):
+            those.append(plume_score.count(values, level, granule.plumes, granule.target, granule.rates_kg_h))
+    f1 = np.array([plume_score.total(those).f1 for those in counts])
     best = np.flatnonzero(f1 == f1.max())
     return levels[int(best[len(best) // 2])]

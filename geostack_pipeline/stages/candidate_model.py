@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import itertools
 import json
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from importlib.metadata import version as library_version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,7 +37,7 @@ if TYPE_CHECKING:
 
 NAME = "candidate_model"
 PARTITION = "all"
-CODE_VERSION = "3"
+CODE_VERSION = "4"
 MOST_THRESHOLD_GRANULES = 40
 """Granules on which thresholds are chosen."""
 
@@ -115,14 +117,25 @@ def current_training_set(ws: Workspace) -> Snapshot:
 
 def scratch(ws: Workspace, target: str) -> Path:
     """Return the local folder of a training's checkpoints, the same for every run on this machine."""
+    return _scratch(ws) / target
+
+
+def scratch_folder(ws: Workspace) -> Path:
+    """Return the local folder, made where it is not there, of what a training or an evaluation puts aside."""
+    folder = _scratch(ws)
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def _scratch(ws: Workspace) -> Path:
     own = ws.settings.learning.scratch
     if own is not None:
-        return Path(own).expanduser() / target
+        return Path(own).expanduser()
     root = ws.artifacts.root
     if root.path is not None:
-        return root.path / "scratch" / "training" / target
+        return root.path / "scratch" / "training"
     place = hashlib.sha256(root.url.encode()).hexdigest()[:12]
-    return Path(tempfile.gettempdir()) / f"geostack-training-{place}" / target
+    return Path(tempfile.gettempdir()) / f"geostack-training-{place}"
 
 
 def _train(ws: Workspace, source: Snapshot, target: str) -> tuple[Snapshot, dict[str, Any]]:
@@ -171,10 +184,11 @@ def _train(ws: Workspace, source: Snapshot, target: str) -> tuple[Snapshot, dict
             threshold=0.5,
             product_version=source.meta["recipe"]["product"],
         )
-        judged = list(granules_for_thresholds(ws, source))
-        model = dataclasses.replace(model, calibration=calibrated(model.probabilities, judged))
+        judged = partial(granules_for_thresholds, ws, source)
+        aside = scratch_folder(ws)
+        model = dataclasses.replace(model, calibration=calibrated(model.probabilities, judged, aside))
         threshold = best_threshold(model.probabilities, judged, THRESHOLDS)
-        baseline = best_threshold(matched_filter_score, judged)
+        baseline = best_threshold(matched_filter_score, judged, folder=aside)
         data = weights.save_weights(trained.model, chosen.architecture)
         count = network.parameters(trained.model)
         meta = {
@@ -342,7 +356,8 @@ class StoredTiles:
             dataset = self._tree[node].to_dataset()
             inside = np.flatnonzero(dataset["split"].values == wanted)
             if inside.size:
-                has = (dataset["target"].values[inside] == 1).any(axis=(1, 2))
+                # Of a selection: what is read of a variable itself stays in the open tree.
+                has = (dataset["target"][inside].values == 1).any(axis=(1, 2))
                 places += [(node, int(number)) for number in inside]
                 plumes += has.tolist()
         return Split(self, places, np.array(plumes, bool))
@@ -413,6 +428,4 @@ def granules_for_thresholds(ws: Workspace, source: Snapshot) -> Iterator[Granule
     table = source.open("members")
     seen = table.filter((pl.col("split") == "validation") & (pl.col("state") == "labelled")).height
     splits = ["validation"] if seen else ["validation", "train", "several"]
-    for number, granule in enumerate(granules_of(ws, source, splits)):
-        if number < MOST_THRESHOLD_GRANULES:
-            yield granule
+    yield from itertools.islice(granules_of(ws, source, splits), MOST_THRESHOLD_GRANULES)

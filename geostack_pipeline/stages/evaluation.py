@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
 NAME = "evaluation"
 PARTITION = "all"
-CODE_VERSION = "3"
+CODE_VERSION = "4"
 CHAMPION = "champion_model"
 
 
@@ -126,7 +127,12 @@ def _write(ws: Workspace, candidate: Snapshot, champion: Snapshot | None, target
     with ws.artifacts.begin(
         NAME, PARTITION, target, kind="table", code_version=CODE_VERSION, upstream=upstream
     ) as attempt:
-        results = judge(methods, candidate_model.granules_of(ws, source, ["test"]), seed=own.seed)
+        results = judge(
+            methods,
+            partial(candidate_model.granules_of, ws, source, ["test"]),
+            seed=own.seed,
+            folder=candidate_model.scratch_folder(ws),
+        )
         mine = results["candidate"]
         paired = {
             name: difference(mine, other, count=own.bootstrap, seed=own.seed)
@@ -189,19 +195,25 @@ def _nothing(reference: str) -> dict[str, Any]:
 
 
 def _table(results: Mapping[str, Result]) -> pl.DataFrame:
-    """Return one row per granule and method."""
-    rows = [
-        {
-            "method": name,
-            "item_id": item_id,
-            "plumes": len(counts.found),
-            "found": int(counts.found.sum()),
-            "candidates": counts.matched + counts.false,
-            "false": counts.false,
-        }
-        for name, result in results.items()
-        for item_id, counts in zip(result.item_ids, result.counts, strict=True)
-    ]
+    """Return one row per granule and method; what was injected is null where no plume was laid into the granule."""
+    rows = []
+    for name, result in results.items():
+        injected = {each.item_id: each for each in result.injected}
+        for item_id, counts in zip(result.item_ids, result.counts, strict=True):
+            planted = injected.get(item_id)
+            rows.append(
+                {
+                    "method": name,
+                    "item_id": item_id,
+                    "plumes": len(counts.found),
+                    "found": int(counts.found.sum()),
+                    "candidates": counts.matched + counts.false,
+                    "false": counts.false,
+                    "injected_kg_h": planted and planted.rate_kg_h,
+                    "injected_beside_outlines": planted and planted.beside_outlines,
+                    "injected_found": planted and planted.found,
+                }
+            )
     schema = {
         "method": pl.String,
         "item_id": pl.String,
@@ -209,6 +221,9 @@ def _table(results: Mapping[str, Result]) -> pl.DataFrame:
         "found": pl.Int64,
         "candidates": pl.Int64,
         "false": pl.Int64,
+        "injected_kg_h": pl.Float64,
+        "injected_beside_outlines": pl.Boolean,
+        "injected_found": pl.Boolean,
     }
     return pl.DataFrame(rows, schema=schema)
 

@@ -80,7 +80,7 @@ def read_granule(member: Member, cubes: Mapping[tuple[str, str], Snapshot], ring
 
     node = _open_node(cubes[member.granule.provider, member.granule.day], member.granule.node)
     stack = fields.stacked(
-        {name: node[name].values for name in fields.FIELDS if name in node}, member.granule.item_id
+        {name: _read(node[name]) for name in fields.FIELDS if name in node}, member.granule.item_id
     )
     shape = (stack.shape[1], stack.shape[2])
     masks = [
@@ -109,6 +109,11 @@ def _open_node(cube: Snapshot, node: str) -> xr.Dataset:
     return _tree(cube)[node].to_dataset()
 
 
+def _read(field: xr.DataArray) -> npt.NDArray[Any]:
+    """Return the numbers of a lazy field.  Those of the field itself would stay in its tree, and trees are kept."""
+    return field[...].values
+
+
 def _step(axis: npt.NDArray[np.floating]) -> float:
     return float(axis[1] - axis[0]) if axis.size > 1 else 1.0
 
@@ -131,7 +136,7 @@ def _outline(
             found=f"{column:.2f} columns and {row:.2f} rows from its corner",
             action="look at both files with gdalinfo",
         )
-    return placed(shape, np.isfinite(label["plume_enhancement"].values), round(row), round(column))
+    return placed(shape, np.isfinite(_read(label["plume_enhancement"])), round(row), round(column))
 
 
 def _tiles(own: LearningSettings, member: Member, granule: Fields, rule: Splitter) -> xr.Dataset | None:

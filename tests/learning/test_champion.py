@@ -91,7 +91,18 @@ def test_the_loop_from_labels_to_the_model_in_use(
     report = evaluation.build(ws).snapshot
     assert set(report.meta["results"]) == {"candidate", "blurred_matched_filter"}
     assert report.meta["rows"] == tiles.meta["test_granules"] > 0
-    assert report.open().height == 2 * report.meta["rows"]
+    rows = report.open()
+    assert rows.height == 2 * report.meta["rows"]
+    # Which granules plumes were laid into, and whether they have outlines, as the gate counts them.
+    planted = rows.filter((pl.col("method") == "candidate") & pl.col("injected_kg_h").is_not_null())
+    said = next(each for each in report.meta["verdict"]["criteria"] if each["name"] == "plumes_injected")[
+        "detail"
+    ]
+    assert planted.height == said["injected"] > 0
+    assert planted["injected_beside_outlines"].sum() == said["beside outlines"]
+    outlined = {granule.item_id for granule in granules if granule.outlined}
+    for row in planted.iter_rows(named=True):
+        assert row["injected_beside_outlines"] == (row["item_id"] in outlined)
     assert evaluation.build(ws).reused
 
     # Refused: no champion, a reason.

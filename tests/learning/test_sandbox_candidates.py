@@ -22,8 +22,8 @@ def test_candidates_on_scenarios_that_the_model_never_saw() -> None:
     trained = train(recipe, InMemory([tile(number) for number in learn]), seed=0)
     model = PlumeModel(network=trained.model, version="0", name="u", tile=EDGE, overlap=24, threshold=0.5)
     chosen = [labelled(number) for number in choose]
-    model = replace(model, calibration=calibrated(model.probabilities, chosen))
-    model = replace(model, threshold=best_threshold(model.probabilities, chosen, THRESHOLDS))
+    model = replace(model, calibration=calibrated(model.probabilities, lambda: chosen))
+    model = replace(model, threshold=best_threshold(model.probabilities, lambda: chosen, THRESHOLDS))
     plain, judged = candidates(model, [true(number) for number in test])
     # Solar parks, roofs and carbonates look like methane to a filter.
     assert plain.false > 20

@@ -12,7 +12,7 @@ from learning_world import START, STEP, Made, geojson, made, replace, some, stor
 
 from geostack_pipeline.errors import ArtifactNotFoundError
 from geostack_pipeline.learning.sites import Splitter
-from geostack_pipeline.stages import candidate_model, training_set
+from geostack_pipeline.stages import candidate_model, training_members, training_set, training_tiles
 from geostack_pipeline.storage.gc import collect
 
 LATER = START + timedelta(days=400)
@@ -265,3 +265,25 @@ def test_a_plume_of_an_earlier_scene_of_the_pass_is_joined(tmp_path: Path) -> No
     spanning = replace(one, label_start=one.start - timedelta(seconds=24))
     store(ws, [spanning])
     assert len(training_set.labelled_now(ws)) == 1
+
+
+def test_what_was_read_of_granules_does_not_stay_in_memory(tmp_path: Path) -> None:
+    """The trees of some dates stay open, and xarray keeps what is read of a variable with the variable."""
+    ws = workspace(tmp_path, test_share=0.5)
+    store(ws, some(6))
+    tiles = training_set.build(ws, now=START + timedelta(days=400)).snapshot
+    training_tiles._tree.cache_clear()
+    assert list(candidate_model.granules_of(ws, tiles, ["test", "train", "validation", "several"]))
+    (member, cubes), *_ = training_members.stored_members(ws, tiles)
+    tree = training_tiles._tree(cubes[member.granule.provider, member.granule.day])
+    stored = candidate_model.StoredTiles(tiles)
+    assert stored.of("train").plumes.size
+    for opened in (tree, stored._tree):
+        fields = {
+            (node, name): variable
+            for node, each in opened.children.items()
+            for name, variable in each.to_dataset(inherit=False).variables.items()
+            if variable.ndim > 1
+        }
+        assert fields
+        assert [place for place, variable in fields.items() if variable._in_memory] == []
