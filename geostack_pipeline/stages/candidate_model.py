@@ -1,7 +1,8 @@
 """Candidate: a model trained on the current training set.
 
 Its version is known before the training: the training set, the recipe, the seed and the versions of the numerical
-libraries.  A training that was killed goes on from its last checkpoint, with the same result.
+libraries.  A training that was killed goes on from its last checkpoint, with the same result.  One training at a time, by
+whomever it was started (:mod:`~geostack_pipeline.stages.turns`).
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from geostack_pipeline.stages import training_members, training_set, training_ti
 from geostack_pipeline.stages.compiling import prepare_kernels
 from geostack_pipeline.stages.progress import Event, emit
 from geostack_pipeline.stages.tables import parquet_bytes
+from geostack_pipeline.stages.turns import Turn, training_turn
 from geostack_pipeline.stages.workspace import Check, Outcome, Workspace
 from geostack_pipeline.storage.digest import version_of
 from geostack_pipeline.storage.snapshot import Snapshot
@@ -76,29 +78,51 @@ def libraries() -> dict[str, str]:
 def build(ws: Workspace, source: Snapshot | None = None) -> Outcome:
     """Train a model on a training set, the current one when none is given.
 
+    What is trained is decided again once the turn has come: whoever waited for another training adopts what that one
+    made from the same data, and learns from labels that were stored meanwhile.
+
     Raises:
+        BusyError: Another training kept the turn for too long.
         NotTrainableError: It holds no plume, or nothing but plumes; says what is missing.
         ArtifactNotFoundError: There is no training set.
         IntegrityError: The checkpoints in the scratch folder are of another training.
     """
-    source = source or current_training_set(ws)
-    own = ws.settings.learning
-    target = version(own, source.version)
-    snapshot = ws.artifacts.find(NAME, PARTITION, target)
-    reused = snapshot is not None
-    stats: dict[str, Any] = {}
-    if snapshot is None:
-        why = training_set.problem(source)
-        if why is not None:
-            raise NotTrainableError(
-                "nothing can be learnt from the training set",
-                subject=f"{training_set.NAME} {source.version}",
-                found=why,
-                action="wait for outlines, or look at the table `dropped` of the training set",
-            )
-        snapshot, stats = _train(ws, source, target)
+    chosen = source or current_training_set(ws)
+    snapshot = ws.artifacts.find(NAME, PARTITION, version(ws.settings.learning, chosen.version))
+    if snapshot is not None:
+        return _pointed(ws, snapshot, reused=True)
+    _require_trainable(chosen)
+    with training_turn(ws, NAME, PARTITION) as turn:
+        chosen = source or current_training_set(ws)
+        target = version(ws.settings.learning, chosen.version)
+        snapshot = ws.artifacts.find(NAME, PARTITION, target)
+        if snapshot is not None:
+            return _pointed(ws, snapshot, reused=True, stats={"nothing_to_train": _meanwhile(turn)})
+        _require_trainable(chosen)
+        snapshot, stats = _train(ws, chosen, target, turn)
+        return _pointed(ws, snapshot, reused=False, stats=stats)
+
+
+def _require_trainable(source: Snapshot) -> None:
+    why = training_set.problem(source)
+    if why is not None:
+        raise NotTrainableError(
+            "nothing can be learnt from the training set",
+            subject=f"{training_set.NAME} {source.version}",
+            found=why,
+            action="wait for outlines, or look at the table `dropped` of the training set",
+        )
+
+
+def _meanwhile(turn: Turn) -> str:
+    return f"a training from the same data ended while this run waited for {turn.waited_for or 'its turn'}"
+
+
+def _pointed(
+    ws: Workspace, snapshot: Snapshot, *, reused: bool, stats: Mapping[str, Any] | None = None
+) -> Outcome:
     ws.artifacts.point(snapshot, run_id=ws.run_id)
-    return Outcome(snapshot=snapshot, reused=reused, checks=checks(snapshot), stats=stats)
+    return Outcome(snapshot=snapshot, reused=reused, checks=checks(snapshot), stats=stats or {})
 
 
 def current_training_set(ws: Workspace) -> Snapshot:
@@ -125,7 +149,7 @@ def scratch(ws: Workspace, target: str) -> Path:
     return Path(tempfile.gettempdir()) / f"geostack-training-{place}" / target
 
 
-def _train(ws: Workspace, source: Snapshot, target: str) -> tuple[Snapshot, dict[str, Any]]:
+def _train(ws: Workspace, source: Snapshot, target: str, turn: Turn) -> tuple[Snapshot, dict[str, Any]]:
     from geostack_pipeline.learning import network, training, weights
     from geostack_pipeline.learning.fields import matched_filter_score
     from geostack_pipeline.learning.inference import PlumeModel
@@ -140,6 +164,7 @@ def _train(ws: Workspace, source: Snapshot, target: str) -> tuple[Snapshot, dict
     folder = scratch(ws, target)
 
     def report(row: Mapping[str, float]) -> None:
+        turn.require()
         info = {"of": chosen.steps, **{name: value for name, value in row.items() if value == value}}  # noqa: PLR0124 - NaN
         emit(Event(provider="", stage=NAME, day=PARTITION, status="moved", info=info))
 
@@ -235,6 +260,7 @@ def _train(ws: Workspace, source: Snapshot, target: str) -> tuple[Snapshot, dict
             verdict=None,
         )
         attempt.put(CARD, text.encode())
+        turn.require()
         snapshot = attempt.commit(meta=meta)
     _forget(folder)
     stats = {
