@@ -31,7 +31,6 @@ from geostack_pipeline.storage.digest import version_of
 from geostack_pipeline.storage.snapshot import Snapshot
 
 if TYPE_CHECKING:
-    from geostack_pipeline.learning.batches import Tile
     from geostack_pipeline.learning.inference import PlumeModel
     from geostack_pipeline.learning.judging import Granule
 
@@ -157,6 +156,7 @@ def _train(ws: Workspace, source: Snapshot, target: str, turn: Turn) -> tuple[Sn
     from geostack_pipeline.learning.model_card import CARD, CONFIG, ITEM, WEIGHTS, card, stac_item
     from geostack_pipeline.learning.model_card import NAME as FAMILY
     from geostack_pipeline.publish.learning_figures import loss_curves
+    from geostack_pipeline.stages.stored_tiles import StoredTiles
 
     prepare_kernels(ws)
     own = ws.settings.learning
@@ -345,75 +345,6 @@ def checks(snapshot: Snapshot) -> tuple[Check, ...]:
 
 
 # --- what a training reads ---------------------------------------------------------------------------------
-
-
-class StoredTiles:
-    """The tiles of a training set, read when they are needed; the last ones stay in memory."""
-
-    def __init__(self, source: Snapshot, megabytes: int = 2048) -> None:
-        self._tree = source.open()
-        self._table = source.open("members")
-        self._room = megabytes * 2**20
-        self._held: dict[tuple[str, int], Tile] = {}
-
-    def of(self, split: str) -> Split:
-        """Return the tiles of a split: ``train`` or ``validation``."""
-        import numpy as np
-
-        wanted = {"train": 0, "validation": 1}[split]
-        places: list[tuple[str, int]] = []
-        plumes: list[bool] = []
-        used = self._table.filter((pl.col("tiles_train") + pl.col("tiles_validation")) > 0).sort("node")
-        for node in used["node"]:
-            dataset = self._tree[node].to_dataset()
-            inside = np.flatnonzero(dataset["split"].values == wanted)
-            if inside.size:
-                has = (dataset["target"].values[inside] == 1).any(axis=(1, 2))
-                places += [(node, int(number)) for number in inside]
-                plumes += has.tolist()
-        return Split(self, places, np.array(plumes, bool))
-
-    def read(self, node: str, number: int) -> Tile:
-        """Return a tile of a node."""
-        import numpy as np
-
-        from geostack_pipeline.learning.batches import Tile
-        from geostack_pipeline.learning.fields import FIELDS, Background
-
-        key = (node, number)
-        held = self._held.get(key)
-        if held is not None:
-            return held
-        dataset = self._tree[node].to_dataset()
-        one = dataset.isel(tile=number)
-        about = Background.from_dict(
-            {name: dataset.attrs[f"background_{name}"] for name in Background.__dataclass_fields__}
-        )
-        tile = Tile(
-            stack=np.stack([one[name].values for name in FIELDS]),
-            target=one["target"].values.astype(np.uint8),
-            background=about.array,
-            weight=float(one["weight"].values),
-        )
-        size = tile.stack.nbytes + tile.target.nbytes
-        if self._room >= size:
-            self._room -= size
-            self._held[key] = tile
-        return tile
-
-
-class Split:
-    """The tiles of one split by number."""
-
-    def __init__(self, source: StoredTiles, places: Sequence[tuple[str, int]], plumes: Any) -> None:
-        self._source = source
-        self._places = places
-        self.plumes = plumes
-        """Whether each tile has a plume."""
-
-    def read(self, number: int) -> Tile:
-        """Return a tile."""
-        return self._source.read(*self._places[number])
 
 
 def granules_of(ws: Workspace, source: Snapshot, splits: Sequence[str]) -> Iterator[Granule]:
