@@ -11,7 +11,6 @@ from contextlib import ExitStack, contextmanager
 from datetime import timedelta
 from pathlib import Path
 
-import dagster as dg
 import pytest
 from learning_world import START, some, store, workspace
 
@@ -172,6 +171,8 @@ def test_of_three_that_begin_at_one_instant_one_trains(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_two_commands_and_the_asset_graph_train_once(tmp_path: Path) -> None:
+    import dagster as dg
+
     prepared(tmp_path)
     home = tmp_path / "home"
     home.mkdir()
