@@ -101,6 +101,10 @@ class StorageError(GeostackError, OSError):
     """The artifact store or the cache cannot be written or read (disk full, no rights)."""
 
 
+class LeaseTakenError(StorageError):
+    """A lease of the store was held by another one for as long as its taker was ready to wait; ``found`` names the holder."""
+
+
 class ArtifactNotFoundError(GeostackError, FileNotFoundError):
     """No complete version of an artifact exists for the partition asked for."""
 

@@ -271,6 +271,8 @@ class LearningSettings(_Strict):
     """On fewer granules of the test nothing is promoted: chance would decide the bootstrap."""
     scratch: str | None = None
     """Local folder of checkpoints; None takes one beside a local root, else the system's temporary folder."""
+    wait_hours: Annotated[float, Field(ge=0, le=168)] = 24.0
+    """Longest time that a training waits for the end of another one; only one trains at a time."""
 
     @model_validator(mode="after")
     def _strides(self) -> LearningSettings:

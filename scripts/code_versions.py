@@ -68,6 +68,7 @@ SOURCES: dict[str, tuple[str, ...]] = {
     ),
     "candidate_model": (
         "stages/candidate_model.py",
+        "stages/stored_tiles.py",
         "learning/batches.py",
         "learning/calibration.py",
         "learning/checkpoints.py",

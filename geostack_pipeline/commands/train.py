@@ -74,6 +74,9 @@ def _progress(*, quiet: bool) -> Iterator[None]:
     task = progress.add_task("", total=None, note="")
 
     def follow(event: Event) -> None:
+        if event.stage == candidate_model.NAME and event.status == "waits":
+            # Also where there is no bar: a wait may take hours.
+            errors.print(f"waits for the training of {event.info['waits for']}", style="dim", markup=False)
         if event.stage == candidate_model.NAME and event.status == "moved":
             loss = event.info.get("loss")
             progress.update(

@@ -189,7 +189,7 @@ def tell_champion(instance: dg.DagsterInstance, snapshot: Snapshot) -> None:
 
 
 def _tell(context: dg.AssetExecutionContext, stage: str, event: Event) -> None:
-    if event.stage == stage and event.status == "moved":
+    if event.stage == stage and event.status in {"moved", "waits"}:
         context.log.info(
             ", ".join(
                 f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}"

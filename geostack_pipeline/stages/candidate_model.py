@@ -1,7 +1,8 @@
 """Candidate: a model trained on the current training set.
 
 Its version is known before the training: the training set, the recipe, the seed and the versions of the numerical
-libraries.  A training that was killed goes on from its last checkpoint, with the same result.
+libraries.  A training that was killed goes on from its last checkpoint, with the same result.  One training at a time, by
+whomever it was started (:mod:`~geostack_pipeline.stages.turns`).
 """
 
 from __future__ import annotations
@@ -26,12 +27,12 @@ from geostack_pipeline.stages import training_members, training_set, training_ti
 from geostack_pipeline.stages.compiling import prepare_kernels
 from geostack_pipeline.stages.progress import Event, emit
 from geostack_pipeline.stages.tables import parquet_bytes
+from geostack_pipeline.stages.turns import Turn, training_turn
 from geostack_pipeline.stages.workspace import Check, Outcome, Workspace
 from geostack_pipeline.storage.digest import version_of
 from geostack_pipeline.storage.snapshot import Snapshot
 
 if TYPE_CHECKING:
-    from geostack_pipeline.learning.batches import Tile
     from geostack_pipeline.learning.inference import PlumeModel
     from geostack_pipeline.learning.judging import Granule
 
@@ -78,29 +79,51 @@ def libraries() -> dict[str, str]:
 def build(ws: Workspace, source: Snapshot | None = None) -> Outcome:
     """Train a model on a training set, the current one when none is given.
 
+    What is trained is decided again once the turn has come: whoever waited for another training adopts what that one
+    made from the same data, and learns from labels that were stored meanwhile.
+
     Raises:
+        BusyError: Another training kept the turn for too long.
         NotTrainableError: It holds no plume, or nothing but plumes; says what is missing.
         ArtifactNotFoundError: There is no training set.
         IntegrityError: The checkpoints in the scratch folder are of another training.
     """
-    source = source or current_training_set(ws)
-    own = ws.settings.learning
-    target = version(own, source.version)
-    snapshot = ws.artifacts.find(NAME, PARTITION, target)
-    reused = snapshot is not None
-    stats: dict[str, Any] = {}
-    if snapshot is None:
-        why = training_set.problem(source)
-        if why is not None:
-            raise NotTrainableError(
-                "nothing can be learnt from the training set",
-                subject=f"{training_set.NAME} {source.version}",
-                found=why,
-                action="wait for outlines, or look at the table `dropped` of the training set",
-            )
-        snapshot, stats = _train(ws, source, target)
+    chosen = source or current_training_set(ws)
+    snapshot = ws.artifacts.find(NAME, PARTITION, version(ws.settings.learning, chosen.version))
+    if snapshot is not None:
+        return _pointed(ws, snapshot, reused=True)
+    _require_trainable(chosen)
+    with training_turn(ws, NAME, PARTITION) as turn:
+        chosen = source or current_training_set(ws)
+        target = version(ws.settings.learning, chosen.version)
+        snapshot = ws.artifacts.find(NAME, PARTITION, target)
+        if snapshot is not None:
+            return _pointed(ws, snapshot, reused=True, stats={"nothing_to_train": _meanwhile(turn)})
+        _require_trainable(chosen)
+        snapshot, stats = _train(ws, chosen, target, turn)
+        return _pointed(ws, snapshot, reused=False, stats=stats)
+
+
+def _require_trainable(source: Snapshot) -> None:
+    why = training_set.problem(source)
+    if why is not None:
+        raise NotTrainableError(
+            "nothing can be learnt from the training set",
+            subject=f"{training_set.NAME} {source.version}",
+            found=why,
+            action="wait for outlines, or look at the table `dropped` of the training set",
+        )
+
+
+def _meanwhile(turn: Turn) -> str:
+    return f"a training from the same data ended while this run waited for {turn.waited_for or 'its turn'}"
+
+
+def _pointed(
+    ws: Workspace, snapshot: Snapshot, *, reused: bool, stats: Mapping[str, Any] | None = None
+) -> Outcome:
     ws.artifacts.point(snapshot, run_id=ws.run_id)
-    return Outcome(snapshot=snapshot, reused=reused, checks=checks(snapshot), stats=stats)
+    return Outcome(snapshot=snapshot, reused=reused, checks=checks(snapshot), stats=stats or {})
 
 
 def current_training_set(ws: Workspace) -> Snapshot:
@@ -138,7 +161,7 @@ def _scratch(ws: Workspace) -> Path:
     return Path(tempfile.gettempdir()) / f"geostack-training-{place}"
 
 
-def _train(ws: Workspace, source: Snapshot, target: str) -> tuple[Snapshot, dict[str, Any]]:
+def _train(ws: Workspace, source: Snapshot, target: str, turn: Turn) -> tuple[Snapshot, dict[str, Any]]:
     from geostack_pipeline.learning import network, training, weights
     from geostack_pipeline.learning.fields import matched_filter_score
     from geostack_pipeline.learning.inference import PlumeModel
@@ -146,6 +169,7 @@ def _train(ws: Workspace, source: Snapshot, target: str) -> tuple[Snapshot, dict
     from geostack_pipeline.learning.model_card import CARD, CONFIG, ITEM, WEIGHTS, card, stac_item
     from geostack_pipeline.learning.model_card import NAME as FAMILY
     from geostack_pipeline.publish.learning_figures import loss_curves
+    from geostack_pipeline.stages.stored_tiles import StoredTiles
 
     prepare_kernels(ws)
     own = ws.settings.learning
@@ -153,6 +177,7 @@ def _train(ws: Workspace, source: Snapshot, target: str) -> tuple[Snapshot, dict
     folder = scratch(ws, target)
 
     def report(row: Mapping[str, float]) -> None:
+        turn.require()
         info = {"of": chosen.steps, **{name: value for name, value in row.items() if value == value}}  # noqa: PLR0124 - NaN
         emit(Event(provider="", stage=NAME, day=PARTITION, status="moved", info=info))
 
@@ -249,6 +274,7 @@ def _train(ws: Workspace, source: Snapshot, target: str) -> tuple[Snapshot, dict
             verdict=None,
         )
         attempt.put(CARD, text.encode())
+        turn.require()
         snapshot = attempt.commit(meta=meta)
     _forget(folder)
     stats = {
@@ -333,76 +359,6 @@ def checks(snapshot: Snapshot) -> tuple[Check, ...]:
 
 
 # --- what a training reads ---------------------------------------------------------------------------------
-
-
-class StoredTiles:
-    """The tiles of a training set, read when they are needed; the last ones stay in memory."""
-
-    def __init__(self, source: Snapshot, megabytes: int = 2048) -> None:
-        self._tree = source.open()
-        self._table = source.open("members")
-        self._room = megabytes * 2**20
-        self._held: dict[tuple[str, int], Tile] = {}
-
-    def of(self, split: str) -> Split:
-        """Return the tiles of a split: ``train`` or ``validation``."""
-        import numpy as np
-
-        wanted = {"train": 0, "validation": 1}[split]
-        places: list[tuple[str, int]] = []
-        plumes: list[bool] = []
-        used = self._table.filter((pl.col("tiles_train") + pl.col("tiles_validation")) > 0).sort("node")
-        for node in used["node"]:
-            dataset = self._tree[node].to_dataset()
-            inside = np.flatnonzero(dataset["split"].values == wanted)
-            if inside.size:
-                # Of a selection: what is read of a variable itself stays in the open tree.
-                has = (dataset["target"][inside].values == 1).any(axis=(1, 2))
-                places += [(node, int(number)) for number in inside]
-                plumes += has.tolist()
-        return Split(self, places, np.array(plumes, bool))
-
-    def read(self, node: str, number: int) -> Tile:
-        """Return a tile of a node."""
-        import numpy as np
-
-        from geostack_pipeline.learning.batches import Tile
-        from geostack_pipeline.learning.fields import FIELDS, Background
-
-        key = (node, number)
-        held = self._held.get(key)
-        if held is not None:
-            return held
-        dataset = self._tree[node].to_dataset()
-        one = dataset.isel(tile=number)
-        about = Background.from_dict(
-            {name: dataset.attrs[f"background_{name}"] for name in Background.__dataclass_fields__}
-        )
-        tile = Tile(
-            stack=np.stack([one[name].values for name in FIELDS]),
-            target=one["target"].values.astype(np.uint8),
-            background=about.array,
-            weight=float(one["weight"].values),
-        )
-        size = tile.stack.nbytes + tile.target.nbytes
-        if self._room >= size:
-            self._room -= size
-            self._held[key] = tile
-        return tile
-
-
-class Split:
-    """The tiles of one split by number."""
-
-    def __init__(self, source: StoredTiles, places: Sequence[tuple[str, int]], plumes: Any) -> None:
-        self._source = source
-        self._places = places
-        self.plumes = plumes
-        """Whether each tile has a plume."""
-
-    def read(self, number: int) -> Tile:
-        """Return a tile."""
-        return self._source.read(*self._places[number])
 
 
 def granules_of(ws: Workspace, source: Snapshot, splits: Sequence[str]) -> Iterator[Granule]:

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-Status = Literal["started", "built", "reused", "failed", "moved"]
+Status = Literal["started", "built", "reused", "failed", "moved", "waits"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,7 +20,7 @@ class Event:
     stage: str
     day: str
     status: Status
-    """``moved`` reports bytes in flight; the others are the life of a date."""
+    """``moved`` reports bytes in flight, ``waits`` that another process has the turn; the others are the life of a date."""
     version: str | None = None
     error: str | None = None
     info: Mapping[str, Any] = field(default_factory=dict)
