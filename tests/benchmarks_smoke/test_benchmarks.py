@@ -31,7 +31,7 @@ def _reports(*names: str, **environment: str) -> dict[str, dict[str, Any]]:
     ]
     found = {}
     for process in running:
-        out, errors = process.communicate(timeout=240)
+        out, errors = process.communicate(timeout=1200)
         assert process.returncode == 0, errors[-3000:]
         answer = json.loads(out)
         assert answer["machine"]["cores"] >= 1
