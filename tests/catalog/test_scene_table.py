@@ -162,7 +162,7 @@ def test_equal_rows_give_equal_bytes_in_another_process() -> None:
         [sys.executable, "-c", code, str(Path(__file__).parent)],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=900,
         check=False,
     )
     assert done.stdout.strip() == here, done.stderr[-400:]

@@ -396,7 +396,7 @@ def test_a_mesh_of_devices_shares_the_blocks(folder: Path) -> None:
         [sys.executable, "-c", textwrap.dedent(code), str(folder)],
         capture_output=True,
         text=True,
-        timeout=180,
+        timeout=900,
         check=False,
         env={**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=4", "JAX_PLATFORMS": "cpu"},
     )

@@ -224,7 +224,7 @@ def test_another_process_can_compute_it(local: Path, tmp_path: Path) -> None:
     )
     said = subprocess.run(
         [sys.executable, "-c", code, str(tmp_path / "timeline.pickle")],
-        capture_output=True, text=True, check=True, timeout=120,
+        capture_output=True, text=True, check=True, timeout=900,
     )  # fmt: skip
     expected = f"{int(found.scl.values.sum())} {int(found.source_scene.values.astype(np.int64).sum())}"
     assert said.stdout.strip() == expected

@@ -52,7 +52,7 @@ def test_a_killed_training_ends_like_an_undisturbed_one(tmp_path: Path) -> None:
         store(ws, some(8))
         training_set.build(ws, now=START + timedelta(days=400))
     undisturbed = start(tmp_path / "whole")
-    assert "ended 0" in undisturbed.communicate(timeout=250)[0]
+    assert "ended 0" in undisturbed.communicate(timeout=900)[0]
     killed = start(tmp_path / "killed")
     assert killed.stdout is not None
     for line in killed.stdout:
@@ -65,7 +65,7 @@ def test_a_killed_training_ends_like_an_undisturbed_one(tmp_path: Path) -> None:
     assert killed.returncode == -signal.SIGKILL
     ws = workspace(tmp_path / "killed", steps=40, test_share=0.2)
     assert ws.artifacts.versions(candidate_model.NAME, "all") == [], "nothing torn is visible"
-    said = start(tmp_path / "killed").communicate(timeout=250)[0]
+    said = start(tmp_path / "killed").communicate(timeout=900)[0]
     resumed_at = int(said.strip().splitlines()[-1].split()[1])
     assert resumed_at >= 10
     whole, again = result(tmp_path / "whole"), result(tmp_path / "killed")

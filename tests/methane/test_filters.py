@@ -268,7 +268,7 @@ def _elsewhere(folder: Path, name: str, flags: str) -> dict[str, int]:
         env={**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"},
         capture_output=True,
         text=True,
-        timeout=240,
+        timeout=900,
         check=False,
     )
     assert done.returncode == 0, done.stderr[-2000:]

@@ -22,7 +22,7 @@ def _one(file: Path) -> tuple[int, str]:
     process = start(file, DAY, *STAGES)
     await_ready(process)
     go(process)
-    code, out, err = finish(process, timeout=240)
+    code, out, err = finish(process, timeout=900)
     assert len(re.findall(r"^granules ", out, re.MULTILINE)) == 1, err
     return code, err
 
@@ -52,7 +52,7 @@ def test_the_command_line_ends_well(sandbox_settings: Callable[..., Path], tmp_p
         ended = subprocess.run(
             [sys.executable, "-m", "geostack_pipeline.cli", "run", "--settings", str(file), "--provider", "earth_search",
              "--from", DAY, "--until", "cube", "--json"],
-            cwd=tmp_path, capture_output=True, text=True, timeout=240, check=False,
+            cwd=tmp_path, capture_output=True, text=True, timeout=900, check=False,
         )  # fmt: skip
         assert '"failed": {}' in ended.stdout, ended.stderr
         codes[ended.returncode] += 1

@@ -137,7 +137,7 @@ def azurite_program() -> str:
         folder.mkdir(exist_ok=True)
         command = [npm, "install", f"azurite@{AZURITE}", "--no-audit", "--no-fund", "--prefix", str(folder)]
         try:
-            subprocess.run(command, check=True, capture_output=True, timeout=240)
+            subprocess.run(command, check=True, capture_output=True, timeout=900)
         except (subprocess.SubprocessError, OSError) as error:
             pytest.skip(f"npm could not install azurite@{AZURITE}: {type(error).__name__}")
     return str(program)

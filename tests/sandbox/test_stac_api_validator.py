@@ -54,7 +54,7 @@ def test_the_catalog_keeps_to_the_specification(every_provider: Every, key: str)
         ],
         capture_output=True,
         text=True,
-        timeout=280,
+        timeout=900,
         check=False,
     )
     said = done.stdout + done.stderr

@@ -379,7 +379,7 @@ def test_memory_does_not_grow_with_the_object(tmp_path: Path) -> None:
                 [sys.executable, "-c", code, server.url, str(tmp_path)],
                 capture_output=True,
                 text=True,
-                timeout=120,
+                timeout=900,
             )
         peaks.append(int(done.stdout))
     assert (tmp_path / "s").stat().st_size == len(body)
