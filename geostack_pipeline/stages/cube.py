@@ -15,7 +15,6 @@ import numpy as np
 import polars as pl
 
 from geostack_pipeline.areas import Area, Resampling
-from geostack_pipeline.cube.grid import grid_for
 from geostack_pipeline.cube.layers import BandLayer, SceneLayer
 from geostack_pipeline.providers.contract import Provider
 from geostack_pipeline.stages import cube_swath
@@ -47,7 +46,7 @@ def version(ws: Workspace, provider: Provider, granules_version: str) -> str:
             "code": CODE_VERSION,
             "granules": granules_version,
             "bands": list(ws.provider_settings(provider.key).bands),
-            "grids": [grid_for(area).as_dict() for area in ws.areas],
+            "grids": [ws.grid(area).as_dict() for area in ws.areas],
             **_said({area.name: _resampling(ws, provider, area) for area in ws.areas}),
             **_overviews(ws, provider),
         }
@@ -73,6 +72,8 @@ def _overviews(ws: Workspace, provider: Provider) -> dict[str, Any]:
 
 def build(ws: Workspace, provider: Provider, day: str, granules: Snapshot) -> Outcome:
     """Build one date's tree from its granules."""
+    if provider.product.kind == "surface":
+        ws.settle_grids()
     asset = asset_name(provider.key, NAME)
     target = version(ws, provider, granules.version)
     snapshot = ws.artifacts.find(asset, day, target)
@@ -100,7 +101,7 @@ def nodes(ws: Workspace, provider: Provider, manifest: pl.DataFrame) -> dict[str
                 {
                     "code": CODE_VERSION,
                     "bands": bands,
-                    "grid": grid_for(area).as_dict(),
+                    "grid": ws.grid(area).as_dict(),
                     "rows": used.rows(named=True),
                     **_said({area.name: _resampling(ws, provider, area)}),
                     **_overviews(ws, provider),
@@ -166,14 +167,14 @@ def _write(
             seen = write_cube(
                 zarr,
                 area.name,
-                grid_for(area),
+                ws.grid(area),
                 scene_layers(ws, rows, [*bands, *_classes(provider)]),
                 bands,
                 attributes={"area": area.name, "provider": provider.key, "partition": day},
                 resampling=_resampling(ws, provider, area),
             )
             if overviews:
-                write_overviews(zarr, area.name, grid_for(area), overviews)
+                write_overviews(zarr, area.name, ws.grid(area), overviews)
             stored = xr.open_zarr(zarr, group=area.name, chunks=None, consolidated=False, zarr_format=3)
             attempt.put(
                 f"quicklook-{area.name}.png", true_colour(stored, title=f"{provider.key} {area.name}")

@@ -91,6 +91,8 @@ def build(
     Args:
         refresh: Ask every source for its etag again; changed bytes are fetched and give a new version.
     """
+    if provider.product.kind == "surface":
+        ws.settle_grids()
     asset = asset_name(provider.key, NAME)
     target = base(ws, provider, selected.version)
     current = ws.stored(asset, day)

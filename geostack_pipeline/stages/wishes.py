@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 from geostack_pipeline.areas import Area
 from geostack_pipeline.catalog.scene_table import from_parquet
-from geostack_pipeline.cube.grid import grid_for
 from geostack_pipeline.errors import GeostackError
 from geostack_pipeline.providers.contract import Item, ObjectRef, Provider, Want
 from geostack_pipeline.stages.workspace import Workspace
@@ -147,7 +146,7 @@ def targets(ws: Workspace, provider: Provider, selected: Tables) -> Iterator[Tar
                 )
         return
     for area in ws.areas:
-        grid = grid_for(area)
+        grid = ws.grid(area)
         for item in items:
             for touched, share in covered[item["id"]]:
                 if touched.name == area.name:

@@ -11,6 +11,7 @@ import polars as pl
 import pytest
 
 from geostack_pipeline.areas import Area
+from geostack_pipeline.cube.grid import grid_for
 from geostack_pipeline.errors import TransferError
 from geostack_pipeline.providers.contract import (
     PixelGrid,
@@ -91,6 +92,7 @@ TWIN = Area(name="b", bbox=AREA.bbox)
 def ws(tmp_path: Path) -> Any:
     return SimpleNamespace(
         areas=(AREA, TWIN),
+        grid=grid_for,
         blobs=BlobCache(open_root(f"file://{tmp_path}/store")),
         provider_settings=lambda key: SimpleNamespace(bands=("B12",)),
     )
