@@ -6,7 +6,7 @@ version before (a server-side copy, a hard link on a local disk) and computes on
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
@@ -18,6 +18,7 @@ from geostack_pipeline.areas import Area, Resampling
 from geostack_pipeline.cube.layers import BandLayer, SceneLayer
 from geostack_pipeline.providers.contract import Provider
 from geostack_pipeline.stages import cube_swath
+from geostack_pipeline.stages.fetching import OVERVIEW
 from geostack_pipeline.stages.tables import parquet_bytes
 from geostack_pipeline.stages.workspace import Check, Outcome, Workspace, asset_name
 from geostack_pipeline.storage.artifacts import Attempt
@@ -49,6 +50,7 @@ def version(ws: Workspace, provider: Provider, granules_version: str) -> str:
             "grids": [ws.grid(area).as_dict() for area in ws.areas],
             **_said({area.name: _resampling(ws, provider, area) for area in ws.areas}),
             **_overviews(ws, provider),
+            **_read(area.name for area in ws.areas if ws.reads_overviews(provider.key, area)),
         }
     )
 
@@ -68,6 +70,12 @@ def _overviews(ws: Workspace, provider: Provider) -> dict[str, Any]:
     """Return the setting of overviews as a part of versions; of those without it, nothing."""
     wanted = ws.provider_settings(provider.key).overviews
     return {"overviews": wanted} if wanted else {}
+
+
+def _read(areas: Iterable[str]) -> dict[str, Any]:
+    """Return what versions hold of the areas whose cubes are made of overviews in the files; of none, nothing."""
+    names = list(areas)
+    return {"read_overviews": names} if names else {}
 
 
 def build(ws: Workspace, provider: Provider, day: str, granules: Snapshot) -> Outcome:
@@ -105,6 +113,7 @@ def nodes(ws: Workspace, provider: Provider, manifest: pl.DataFrame) -> dict[str
                     "rows": used.rows(named=True),
                     **_said({area.name: _resampling(ws, provider, area)}),
                     **_overviews(ws, provider),
+                    **_read([area.name] if ws.reads_overviews(provider.key, area) else []),
                 }
             )
     return versions
@@ -172,6 +181,7 @@ def _write(
                 bands,
                 attributes={"area": area.name, "provider": provider.key, "partition": day},
                 resampling=_resampling(ws, provider, area),
+                overviews=ws.reads_overviews(provider.key, area),
             )
             if overviews:
                 write_overviews(zarr, area.name, ws.grid(area), overviews)
@@ -248,6 +258,7 @@ def scene_layers(ws: Workspace, rows: pl.DataFrame, assets: Sequence[str]) -> li
                         offset=row["offset"],
                         nodata=row["nodata"],
                         band=row["band"],
+                        is_overview=row["form"] == OVERVIEW,
                     )
                     for row in own.iter_rows(named=True)
                     if row["asset"] in assets

@@ -73,6 +73,11 @@ class Workspace:
         """Return the settings of one provider."""
         return self.settings.provider(provider)
 
+    def reads_overviews(self, provider: str, area: Area) -> bool:
+        """Return whether a provider's scenes come onto an area's grid from their overviews: the area's word goes before the provider's."""
+        own = area.read_overviews
+        return self.provider_settings(provider).read_overviews if own is None else own
+
     def current(self, asset: str, day: str) -> Snapshot | None:
         """Return the version of a date that this run reads: the pinned one, else the current one."""
         pinned = self.pins.get(f"{asset}/{day}")
