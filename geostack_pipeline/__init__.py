@@ -8,6 +8,7 @@ In a notebook::
     cube = gp.load("earth_search/cube", "2024-06-01")              # xarray.DataTree, lazy
     plumes = gp.load("earth_search/methane", "2024-06-01", name="plumes")
     year = gp.load_timeline("earth_search", "korpezhe", "2024-01-01", "2024-12-31")  # xarray.Dataset, lazy
+    grid = gp.load_grid("korpezhe")                                # where the pixels of all its cubes lie
 """
 
 from __future__ import annotations
@@ -22,7 +23,9 @@ if TYPE_CHECKING:
     import polars as pl
     import xarray as xr
 
-__all__ = ["load", "load_timeline"]
+    from geostack_pipeline.cube.grid import GridSpec
+
+__all__ = ["load", "load_grid", "load_timeline"]
 
 
 def load(
@@ -89,3 +92,23 @@ def load_timeline(
     return load_dates(
         provider, area, start, end, versions=versions, mask_and_scale=mask_and_scale, settings=settings
     )
+
+
+def load_grid(area: str, *, settings: str | Path | None = None) -> GridSpec:
+    """Return the grid of an area: the one that all cubes of it lie on, of all providers and dates.
+
+    It was stored by the first run that needed it, and is never computed again: ``crs``, ``transform``, ``width``, ``height``,
+    and ``x``, ``y``, the coordinates of the pixels' centres.
+
+    Args:
+        area: Name of the area in the settings.
+        settings: Settings file; None finds it as the command line does.
+
+    Raises:
+        ArtifactNotFoundError: No run has stored it yet, as the settings define the area.
+        SettingsError: There is no such area.
+        StorageError: The stored grid is damaged; the file is named.
+    """
+    from geostack_pipeline.reading import load_grid as load_area  # noqa: PLC0415 - see `load`
+
+    return load_area(area, settings=settings)

@@ -32,6 +32,8 @@ class Area:
     """``EPSG:…`` of the grid; None takes the UTM zone of the area's centre."""
     resampling: Resampling | None = None
     """How reflectance comes onto the grid; None takes what each provider's settings say."""
+    read_overviews: bool | None = None
+    """Whether a coarser grid is made of the sources' overviews; None takes what each provider's settings say."""
 
     @property
     def centre(self) -> tuple[float, float]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import polars as pl
 import xarray as xr
@@ -14,6 +15,9 @@ from geostack_pipeline.settings import load_settings
 from geostack_pipeline.stages.workspace import Workspace, asset_name, open_workspace, parse_day
 from geostack_pipeline.storage.parallel import in_threads
 from geostack_pipeline.storage.snapshot import Snapshot
+
+if TYPE_CHECKING:
+    from geostack_pipeline.cube.grid import GridSpec
 
 CUBE = "cube"
 
@@ -104,6 +108,34 @@ def load_timeline(
             action="choose another range or area, or run the dates with `geostack run`",
         )
     return open_timeline(with_node, area, mask_and_scale=mask_and_scale)
+
+
+def load_grid(area: str, *, settings: str | Path | None = None) -> GridSpec:
+    """Return the stored grid of an area; see :func:`geostack_pipeline.load_grid`."""
+    from geostack_pipeline.cube.grid_store import definitions, stored_grid  # noqa: PLC0415 - see `load_timeline`
+
+    ws = open_workspace(load_settings(settings))
+    known = {one.name: one for one in ws.areas}
+    if area not in known:
+        raise SettingsError(
+            "the area is not configured",
+            subject=f"area {area!r}",
+            found=f"configured areas: {', '.join(known) or 'none'}",
+            action="name one of them, or add it under `areas:`",
+        )
+    root = ws.artifacts.root
+    grid = stored_grid(root, known[area])
+    if grid is None:
+        others = len(definitions(root, area))
+        raise ArtifactNotFoundError(
+            "no grid is stored for the area as the settings define it",
+            subject=f"area {area}",
+            found=f"{others} grid(s) of other definitions (bbox, resolution_m, crs)"
+            if others
+            else "none at all",
+            action="run a date of a provider whose cubes lie on grids with `geostack run`: the first one stores it",
+        )
+    return grid
 
 
 def _day(day: str | date) -> date:

@@ -67,6 +67,8 @@ class AreaSettings(_Strict):
     crs: str | None = None
     resampling: Resampling | None = None
     """How reflectance comes onto this area's grid; None takes what each provider says."""
+    read_overviews: bool | None = None
+    """Whether this area's cubes are made of overviews where its grid is coarser; None takes what each provider says."""
 
     @field_validator("bbox")
     @classmethod
@@ -135,6 +137,9 @@ class ProviderSettings(_Strict):
     resampling: Resampling = "auto"
     """How reflectance comes onto a grid: ``auto`` (nearest, the mean where the grid is coarser), ``nearest``, ``bilinear`` or
     ``average``; classes are always the nearest."""
+    read_overviews: bool = False
+    """Whether a grid that is coarser than a scene is made of the overview in its file that ``gdalwarp`` would take, and
+    only that overview is fetched where windows are cut; False takes the full image, whatever the catalog made overviews of."""
     wavelengths_nm: tuple[tuple[float, float], ...] = ()
     """Ranges of wavelength that the cube keeps of an imaging spectrometer's spectra, e.g. ``[[2100, 2500]]``; empty
     takes these, where methane absorbs, and one blue, one green and one red band."""
@@ -409,6 +414,10 @@ class Settings(_Strict):
                 raise ValueError(
                     f"{key}.resampling: {kind} is kept in the sensor's own geometry, so nothing is resampled; leave it out"
                 )
+            if own.read_overviews and known.product.kind == "swath":
+                raise ValueError(
+                    f"{key}.read_overviews: {kind} is kept in the sensor's own geometry, on no grid that could be coarser; leave it out"
+                )
             # A kind without bands of its own gets their names from its options.
             named = own.options.get("bands") if not known.product.bands else None
             bands = (
@@ -438,6 +447,7 @@ class Settings(_Strict):
                 resolution_m=area.resolution_m,
                 crs=area.crs,
                 resampling=area.resampling,
+                read_overviews=area.read_overviews,
             )
             for name, area in sorted(self.areas.items())
         )

@@ -38,7 +38,7 @@ SOURCES: dict[str, tuple[str, ...]] = {
         "stages/routes.py",
         "catalog/scene_table.py",
         "raster/*.py",
-        "cube/grid.py",
+        "cube/grid*.py",
     ),
     "cube": ("stages/cube*.py", "cube/*.py", "raster/*.py", "learning/labels.py"),
     # Rates and wind belong to the plumes: a change there asks for no new retrieval.

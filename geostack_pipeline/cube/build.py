@@ -59,8 +59,9 @@ def build_packed(
     copied, and of classes the nearest is taken, always.  ``bilinear`` weighs the valid pixels around a centre, in a
     reach that grows with the grid's pixels, and keeps holes as they are.  Memory: the cube, and a few tiles per thread.
 
-    Overviews, where they are wanted, are read in place of the full image: the coarsest one whose pixels are not larger than the grid's.
-    That is faster by the square of the pixel sizes, and the values are then those of whatever the catalog made the
+    Overviews, where they are wanted, are read in place of the full image: the one that GDAL's warper takes by itself, the
+    coarsest whose pixels are not larger than the grid's, or hardly (:mod:`~geostack_pipeline.cube.levels`).  By default the
+    mean of its pixels is taken.  That is faster by the square of the pixel sizes, and the values are then those of whatever the catalog made the
     overviews with, so that two catalogs of one scene may differ.  Classes are never taken from them.
 
     Args:
@@ -85,7 +86,9 @@ def build_packed(
     with Mosaic(grid, threads=threads, resampling=resampling, overviews=overviews) as mosaic:
         for t, members in enumerate(days.values()):
             mosaic.build({i: scenes[i] for i in members}, bands, Picture(reflectance[t]), scl[t], owner[t])
-    packed = described(grid, scenes, bands, days, (reflectance, scl, owner), resampling=resampling)
+    packed = described(
+        grid, scenes, bands, days, (reflectance, scl, owner), resampling=resampling, overviews=overviews
+    )
     packed["reflectance"].attrs[CLIPPED] = sum(clipped(plane) for step in reflectance for plane in step)
     return packed
 
@@ -105,6 +108,7 @@ def described(
     parts: Parts,
     *,
     resampling: Resampling,
+    overviews: bool,
 ) -> xr.Dataset:
     """Return the packed cube around its pixels: coordinates and attributes; :data:`CLIPPED` is still 0."""
     reflectance, scl, owner = parts
@@ -117,6 +121,9 @@ def described(
                 {
                     **conventions.REFLECTANCE,
                     **({} if resampling == "auto" else {"resampling": resampling}),
+                    **(
+                        {"made_of": "overviews of the sources where the grid is coarser"} if overviews else {}
+                    ),
                     CLIPPED: 0,
                     **conventions.PACKING,
                 },

@@ -14,6 +14,9 @@ from geostack_pipeline.errors import SettingsError
 from geostack_pipeline.raster.geo import Affine6
 from geostack_pipeline.raster.window import Bounds, parsed_crs, projected
 
+SNAP = "pixel corner at 0, 0"
+"""Name of the rule by which edges are put on the pixel lattice (:func:`grid_for`); another rule needs another name."""
+
 _SAMPLES = 65
 _MOST_PIXELS = 1 << 31
 
@@ -75,7 +78,9 @@ class GridSpec:
 
 
 def grid_for(area: Area) -> GridSpec:
-    """Return the grid of an area: its bounding box in its CRS, widened to the pixel lattice.
+    """Compute the grid of an area: its bounding box in its CRS, widened to the pixel lattice.
+
+    Stages take the stored one (:mod:`~geostack_pipeline.cube.grid_store`): another PROJ may compute another.
 
     The lattice has a pixel corner at (0, 0) of the CRS.  The tiles of Sentinel-2 have their corners on
     multiples of 60 m, so a 10, 20 or 60 m scene of the same zone is never resampled.  Without a CRS the area

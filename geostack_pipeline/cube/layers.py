@@ -30,6 +30,8 @@ class BandLayer:
     """Stored number that means no data; None takes the file's own."""
     band: int = 1
     """Band of the file, counted from 1."""
+    is_overview: bool = False
+    """Whether the file holds an overview of the source in place of its full image."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -152,11 +152,9 @@ class Mosaic:
         # an overview of classes may have been averaged: their full image is read, whatever it costs
         if classes:
             return where, "nearest"
-        how = method(self._resampling, where)
-        if self._overviews and band.take_overview(where):
+        if self._overviews and not band.is_overview and band.take_overview(where):
             where = self._map(band)
-            how = how if not where.is_lattice else "nearest"
-        return where, how
+        return where, method(self._resampling, where, is_overview=band.is_overview)
 
     def _fill(
         self,

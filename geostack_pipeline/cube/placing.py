@@ -15,6 +15,7 @@ import numpy.typing as npt
 from geostack_pipeline.areas import Resampling
 from geostack_pipeline.cube import kernels, packing
 from geostack_pipeline.cube.layers import BandLayer
+from geostack_pipeline.cube.levels import overview_level
 from geostack_pipeline.cube.warp import CoordinateMap
 from geostack_pipeline.errors import RasterError
 from geostack_pipeline.raster.source import Raster, TileId, open_raster, paste
@@ -29,20 +30,24 @@ the nearest pixel is taken, so that a source of the grid's own pixel size keeps 
 
 _TILES_PER_TASK = 4
 _CACHE_BYTES = 64 << 20
-_FINER = 1e-3
-"""Share by which an overview's pixels may be larger than the grid's: their sizes are averages over a map."""
 _WHOLE_TURN = 1e-4
 """Columns by which a full turn may miss a whole number of them: less than coordinates are off anyway."""
 _INTERPOLATED_UP_TO = 1 / 0.95
 """Up to so many source pixels per grid pixel GDAL interpolates between four of them; then it widens the weights."""
 
 
-def method(resampling: Resampling, where: CoordinateMap) -> Method:
-    """Return how a source's pixels come onto the grid; on the grid's own lattice they are copied."""
+def method(resampling: Resampling, where: CoordinateMap, *, is_overview: bool = False) -> Method:
+    """Return how a source's pixels come onto the grid; on the grid's own lattice they are copied.
+
+    Args:
+        where: The map to the source.
+        is_overview: Whether the source is an overview: there are several pixels of the full image under one of the grid,
+            however many of the overview's there are.
+    """
     if where.is_lattice:
         return "nearest"
     if resampling == "auto":
-        return "average" if where.ratio >= AVERAGE_FROM_RATIO else "nearest"
+        return "average" if is_overview or where.ratio >= AVERAGE_FROM_RATIO else "nearest"
     return resampling
 
 
@@ -95,21 +100,22 @@ class Band:
             self._whole.close()
 
     def take_overview(self, where: CoordinateMap) -> bool:
-        """Go on with the coarsest overview whose pixels are not larger than the grid's; return whether there is one.
+        """Go on with the overview that is to stand for the image on the grid; return whether there is one.
 
         Args:
             where: The map to the image at full resolution.
         """
         whole = self.raster
-        levels = [
-            level
-            for level, (width, height) in enumerate(whole.overviews)
-            if where.ratio * ((width * height) / (whole.width * whole.height)) ** 0.5 >= 1.0 - _FINER
-        ]
-        if not levels:
+        level = overview_level(where, whole.width, whole.overviews)
+        if level is None:
             return False
-        self.raster, self._whole = whole.overview(levels[-1]), whole
+        self.raster, self._whole = whole.overview(level), whole
         return True
+
+    @property
+    def is_overview(self) -> bool:
+        """Whether what is read is an overview of the source, out of the file or all that the file holds."""
+        return self._layer.is_overview or self._whole is not None
 
     def need(self, where: CoordinateMap, owner: npt.NDArray[np.int16], wanted: int) -> Need:
         """Return which tiles the pixels need whose owner is ``wanted``."""

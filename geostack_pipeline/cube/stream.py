@@ -105,7 +105,7 @@ def write_cube(
         np.broadcast_to(np.zeros((), np.uint8), shape),
         np.broadcast_to(np.zeros((), np.int16), shape),
     )
-    about = described(grid, scenes, bands, days, parts, resampling=resampling)
+    about = described(grid, scenes, bands, days, parts, resampling=resampling, overviews=overviews)
     group = create_node(store, node, about.assign_attrs(attributes or {}), _LARGE)
     seen = []
     planes = _Planes(_array(group, "reflectance"), grid.shape)

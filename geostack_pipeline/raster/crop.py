@@ -4,14 +4,15 @@ Only the header and the tiles that intersect the area are moved.  The result is 
 TIFF with the source's tags: pixels, bands, compression, predictor, byte order, colour map,
 JPEG tables, no-data value, scales and offsets, and metadata are the source's; the georeferencing is moved to
 the crop's corner.  The window is widened to whole tiles.  An internal mask is cropped with the
-image.  Overviews are left out.  Metadata is copied as it stands: statistics stay those of the whole source.
+image.  Overviews are left out; where one of them is asked for in place of the full image, it is what is cut, and the
+result says where its pixels lie.  Metadata is copied as it stands: statistics stay those of the whole source.
 """
 
 from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,7 +23,8 @@ import numpy.typing as npt
 from geostack_pipeline.errors import RasterError, StorageError
 from geostack_pipeline.raster import tiff
 from geostack_pipeline.raster.fetch import SourceObject, merged, not_a_raster
-from geostack_pipeline.raster.geo import Affine6, georeference, shifted, shifted_tags
+from geostack_pipeline.raster.geo import Affine6, georeference, placed_tags, scaled, shifted, shifted_tags
+from geostack_pipeline.raster.reduced import reduced_images
 from geostack_pipeline.raster.tiff import Directory, Tag, TiffFile, read_structure
 from geostack_pipeline.raster.tiff_layout import EncodedImage, Layout, lay_out
 from geostack_pipeline.raster.window import Bounds, Window, window_of_bounds
@@ -63,14 +65,46 @@ _OLD_JPEG = 6
 
 
 @dataclass(frozen=True, kw_only=True)
+class FullImage:
+    """What is known of a file before its pixels are: its full image, and how large its overviews are."""
+
+    crs: str
+    """CRS of the file."""
+    transform: Affine6
+    """Pixel corner to CRS coordinates."""
+    width: int
+    """Columns."""
+    height: int
+    """Rows."""
+    overviews: tuple[tuple[int, int], ...]
+    """(width, height) of the reduced images that can be cut, finest first."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cut:
+    """Which image of a file is to be cut."""
+
+    level: int | None
+    """Place of an overview in :attr:`FullImage.overviews`; None for the full image."""
+    margin: int
+    """Extra pixels of that image on each side, for resampling."""
+
+
+ChooseImage = Callable[[FullImage], Cut]
+"""Says which image of a file is to be cut, before a pixel is read."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class CropPlan:
     """Which bytes of which version of an object make the crop. Nothing of it is a secret."""
 
     window: Window
-    """The window in source pixels, on whole tiles (cut at the image's end); of no size where the
+    """The window in pixels of the image that is cut, on whole tiles (cut at the image's end); of no size where the
     area does not touch the image."""
     source_shape: tuple[int, int, int]
-    """Bands, rows and columns of the source."""
+    """Bands, rows and columns of the image that is cut."""
+    overview: int | None
+    """Which overview that is, finest first; None for the full image."""
     crs: str
     """CRS of source and crop."""
     transform: Affine6
@@ -134,9 +168,11 @@ class CropResult:
     tiles: int
     """Tiles copied."""
     window: Window
-    """Window in source pixels."""
+    """Window in pixels of the image that was cut."""
     source_shape: tuple[int, int, int]
-    """Bands, rows and columns of the source."""
+    """Bands, rows and columns of the image that was cut."""
+    overview: int | None
+    """Which overview that was, finest first; None for the full image."""
 
 
 def plan_crop(
@@ -146,6 +182,7 @@ def plan_crop(
     bounds_crs: str,
     *,
     margin: int = 1,
+    choose: ChooseImage | None = None,
     meter: Meter | None = None,
 ) -> CropPlan | None:
     """Return what to move for an area, or None for what cannot be cut and is fetched whole.
@@ -160,6 +197,7 @@ def plan_crop(
         bounds: Area to cover; in a geographic CRS min x > max x crosses the antimeridian.
         bounds_crs: CRS of the bounds.
         margin: Extra source pixels on each side, for resampling.
+        choose: Says which image of the file to cut, and with what margin; None cuts the full one.
         meter: Counts what this and :func:`crop` move, also where the object cannot be cut or an error ends it.
 
     Raises:
@@ -184,32 +222,54 @@ def plan_crop(
             found="no CRS" if place.crs is None else "no affine transform",
             action="fetch the whole object instead of a crop",
         )
+    image, mask, transform = main, file.mask, place.transform
+    level = None
+    if choose is not None:
+        reduced = reduced_images(file)
+        sizes = tuple((one.width, one.height) for one, _ in reduced)
+        cut = choose(
+            FullImage(
+                crs=place.crs, transform=transform, width=main.width, height=main.height, overviews=sizes
+            )
+        )
+        level, margin = cut.level, cut.margin
+        if level is not None:
+            image, mask = reduced[level]
+            transform = scaled(transform, main.width / image.width, main.height / image.height)
     window = window_of_bounds(
         bounds,
         bounds_crs,
         crs=place.crs,
-        transform=place.transform,
-        width=main.width,
-        height=main.height,
+        transform=transform,
+        width=image.width,
+        height=image.height,
         margin=margin,
     ) or Window(0, 0, 0, 0)
-    images = [main] if file.mask is None else [main, file.mask]
+    images = [image] if mask is None else [image, mask]
     window = window.aligned(
-        math.lcm(*(image.tile_width for image in images)),
-        math.lcm(*(image.tile_height for image in images)),
-        main.width,
-        main.height,
+        math.lcm(*(one.tile_width for one in images)),
+        math.lcm(*(one.tile_height for one in images)),
+        image.width,
+        image.height,
     )
-    encoded, pieces = _select(images, place.transform, window)
+
+    def tags_of(one: Directory) -> Mapping[int, Tag]:
+        if level is None:
+            return _tags_of(one, transform, window)
+        place = placed_tags(main, shifted(transform, window.column, window.row)) if one is image else {}
+        return _tags_of_overview(one, place, window, is_mask=one is mask)
+
+    encoded, pieces = _select(images, tags_of, window)
     layout = lay_out(encoded, order=file.order, big=file.big)
     moved = [
         (offset, offset + count) for offset, count in pieces if source.cached(offset, offset + count) is None
     ]
     return CropPlan(
         window=window,
-        source_shape=(main.samples, main.height, main.width),
+        source_shape=(image.samples, image.height, image.width),
+        overview=level,
         crs=place.crs,
-        transform=shifted(place.transform, window.column, window.row),
+        transform=shifted(transform, window.column, window.row),
         tiles=sum(int((image.byte_counts > 0).sum()) for image in encoded),
         tile_bytes=sum(count for _, count in pieces),
         ranges=tuple(merged(moved)),
@@ -296,6 +356,7 @@ def crop(store: ObjectStore, key: str, plan: CropPlan, dest: Path) -> CropResult
         tiles=plan.tiles,
         window=plan.window,
         source_shape=plan.source_shape,
+        overview=plan.overview,
     )
 
 
@@ -306,7 +367,7 @@ def _has_odd_mask(file: TiffFile) -> bool:
 
 
 def _select(
-    images: list[Directory], transform: Affine6, window: Window
+    images: list[Directory], tags_of: Callable[[Directory], Mapping[int, Tag]], window: Window
 ) -> tuple[list[EncodedImage], list[tuple[int, int]]]:
     """Return the images of the crop and the distinct (offset, count) of their tiles."""
     counts_by_offset: dict[int, int] = {}
@@ -327,7 +388,7 @@ def _select(
                 )
         encoded.append(
             EncodedImage(
-                tags=_tags_of(image, transform, window),
+                tags=tags_of(image),
                 identities=np.where(sizes > 0, chosen, -1).astype(np.int64),
                 byte_counts=_as_int64(sizes),
             )
@@ -344,6 +405,20 @@ def _tags_of(image: Directory, transform: Affine6, window: Window) -> Mapping[in
     tags[tiff.IMAGE_WIDTH] = Tag.of(tiff.IMAGE_WIDTH, 4, window.width, image.order)
     tags[tiff.IMAGE_LENGTH] = Tag.of(tiff.IMAGE_LENGTH, 4, window.height, image.order)
     tags.update(shifted_tags(image, transform, window.column, window.row))
+    return tags
+
+
+def _tags_of_overview(
+    image: Directory, place: Mapping[int, Tag], window: Window, *, is_mask: bool
+) -> Mapping[int, Tag]:
+    """Return the tags of an overview, or of its mask, as those of an image that is no overview of another one."""
+    tags = {code: tag for code, tag in image.tags.items() if code not in _NOT_COPIED}
+    tags[tiff.NEW_SUBFILE_TYPE] = Tag.of(
+        tiff.NEW_SUBFILE_TYPE, 4, tiff.SUBFILE_MASK if is_mask else 0, image.order
+    )
+    tags[tiff.IMAGE_WIDTH] = Tag.of(tiff.IMAGE_WIDTH, 4, window.width, image.order)
+    tags[tiff.IMAGE_LENGTH] = Tag.of(tiff.IMAGE_LENGTH, 4, window.height, image.order)
+    tags.update(place)
     return tags
 
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import math
 import warnings
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
@@ -197,6 +198,38 @@ def shifted_tags(directory: Directory, transform: Affine6, column: int, row: int
         values[3] -= column  # sample offset
         tags[RPC_COEFFICIENTS] = Tag.of(RPC_COEFFICIENTS, 12, values, order)
     return tags
+
+
+def placed_tags(directory: Directory, transform: Affine6) -> dict[int, Tag]:
+    """Return the georeferencing tags that put an image of a file's own CRS where ``transform`` says.
+
+    An overview has none of its own: it lies on the ground of the full image.
+
+    Args:
+        directory: The full image, whose CRS, no-data value, scales and offsets are taken over.
+        transform: Pixel corner to CRS coordinates.
+
+    Raises:
+        RasterError: The tags are malformed.
+    """
+    order = directory.order
+    kept = (GEO_KEYS, GEO_DOUBLES, GEO_ASCII, GDAL_METADATA, GDAL_NODATA)
+    tags = {code: directory.tags[code] for code in kept if code in directory.tags}
+    a, b, c, d, e, f = transform
+
+    def at(x: float, y: float) -> dict[int, Tag]:
+        matrix = (a, b, 0.0, x, d, e, 0.0, y, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0)
+        return {**tags, MODEL_TRANSFORMATION: Tag.of(MODEL_TRANSFORMATION, 12, matrix, order)}
+
+    read = georeference(replace(directory, tags={**_without_place(directory.tags), **at(c, f)})).transform
+    assert read is not None
+    # Keys may say that places are those of pixels' centres: then they are read half a pixel from what was written.
+    return at(c + (c - read[2]), f + (f - read[5]))
+
+
+def _without_place(tags: Mapping[int, Tag]) -> dict[int, Tag]:
+    place = {MODEL_PIXEL_SCALE, MODEL_TIEPOINT, MODEL_TRANSFORMATION, RPC_COEFFICIENTS}
+    return {code: tag for code, tag in tags.items() if code not in place}
 
 
 def shifted(transform: Affine6, column: int, row: int) -> Affine6:

@@ -24,10 +24,10 @@ from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.windows import Window as RasterioWindow
 
 from geostack_pipeline.errors import RasterError
-from geostack_pipeline.raster import tiff
-from geostack_pipeline.raster.codecs import TileDecoder, decodable, pixel_type
+from geostack_pipeline.raster.codecs import TileDecoder, decodable
 from geostack_pipeline.raster.fetch import SourceObject, looks_like_text, merged, not_a_raster
 from geostack_pipeline.raster.geo import Affine6, Georeference, georeference, name_of, scaled
+from geostack_pipeline.raster.reduced import reduced_images
 from geostack_pipeline.raster.tiff import Directory, TiffFile, is_tiff, read_structure
 from geostack_pipeline.raster.window import Window
 
@@ -216,7 +216,7 @@ def open_raster(store: ObjectStore, key: str) -> Raster:
 class _TiledTiff(Raster):
     def __init__(self, source: SourceObject, file: TiffFile, level: int | None = None) -> None:
         place = georeference(file.main)
-        main, mask = (file.main, file.mask) if level is None else _reduced(file)[level]
+        main, mask = (file.main, file.mask) if level is None else reduced_images(file)[level]
         self.key = source.key
         self._take(place)
         if level is not None and self.transform is not None:
@@ -225,7 +225,7 @@ class _TiledTiff(Raster):
             )
         self.width, self.height, self.count = main.width, main.height, main.samples
         self.tile_width, self.tile_height = main.tile_width, main.tile_height
-        self.overviews = tuple((d.width, d.height) for d, _ in _reduced(file)) if level is None else ()
+        self.overviews = tuple((d.width, d.height) for d, _ in reduced_images(file)) if level is None else ()
         self._source = source
         self._file = file
         self._image = _Tiles(main)
@@ -317,25 +317,6 @@ class _TiledTiff(Raster):
 
     def close(self) -> None:
         """Nothing is held."""
-
-
-def _reduced(file: TiffFile) -> list[tuple[Directory, Directory | None]]:
-    """Return the reduced images with their masks, finest first: those that can be read as the full one is."""
-    masks = {
-        (d.width, d.height): d
-        for d in file.directories[1:]
-        if d.subfile_type & tiff.SUBFILE_MASK and d.subfile_type & tiff.SUBFILE_OVERVIEW
-    }
-    found = []
-    for directory in file.overviews:
-        mask = masks.get((directory.width, directory.height)) if file.mask is not None else None
-        if file.mask is not None and mask is None:
-            continue
-        if directory.samples != file.main.samples or pixel_type(directory) != pixel_type(file.main):
-            continue
-        if decodable(directory) and (mask is None or decodable(mask)):
-            found.append((directory, mask))
-    return found
 
 
 class _Tiles:

@@ -6,7 +6,7 @@ version before (a server-side copy, a hard link on a local disk) and computes on
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
@@ -15,10 +15,10 @@ import numpy as np
 import polars as pl
 
 from geostack_pipeline.areas import Area, Resampling
-from geostack_pipeline.cube.grid import grid_for
 from geostack_pipeline.cube.layers import BandLayer, SceneLayer
 from geostack_pipeline.providers.contract import Provider
 from geostack_pipeline.stages import cube_swath
+from geostack_pipeline.stages.fetching import OVERVIEW
 from geostack_pipeline.stages.tables import parquet_bytes
 from geostack_pipeline.stages.workspace import Check, Outcome, Workspace, asset_name
 from geostack_pipeline.storage.artifacts import Attempt
@@ -47,9 +47,10 @@ def version(ws: Workspace, provider: Provider, granules_version: str) -> str:
             "code": CODE_VERSION,
             "granules": granules_version,
             "bands": list(ws.provider_settings(provider.key).bands),
-            "grids": [grid_for(area).as_dict() for area in ws.areas],
+            "grids": [ws.grid(area).as_dict() for area in ws.areas],
             **_said({area.name: _resampling(ws, provider, area) for area in ws.areas}),
             **_overviews(ws, provider),
+            **_read(area.name for area in ws.areas if ws.reads_overviews(provider.key, area)),
         }
     )
 
@@ -71,8 +72,16 @@ def _overviews(ws: Workspace, provider: Provider) -> dict[str, Any]:
     return {"overviews": wanted} if wanted else {}
 
 
+def _read(areas: Iterable[str]) -> dict[str, Any]:
+    """Return what versions hold of the areas whose cubes are made of overviews in the files; of none, nothing."""
+    names = list(areas)
+    return {"read_overviews": names} if names else {}
+
+
 def build(ws: Workspace, provider: Provider, day: str, granules: Snapshot) -> Outcome:
     """Build one date's tree from its granules."""
+    if provider.product.kind == "surface":
+        ws.settle_grids()
     asset = asset_name(provider.key, NAME)
     target = version(ws, provider, granules.version)
     snapshot = ws.artifacts.find(asset, day, target)
@@ -100,10 +109,11 @@ def nodes(ws: Workspace, provider: Provider, manifest: pl.DataFrame) -> dict[str
                 {
                     "code": CODE_VERSION,
                     "bands": bands,
-                    "grid": grid_for(area).as_dict(),
+                    "grid": ws.grid(area).as_dict(),
                     "rows": used.rows(named=True),
                     **_said({area.name: _resampling(ws, provider, area)}),
                     **_overviews(ws, provider),
+                    **_read([area.name] if ws.reads_overviews(provider.key, area) else []),
                 }
             )
     return versions
@@ -166,14 +176,15 @@ def _write(
             seen = write_cube(
                 zarr,
                 area.name,
-                grid_for(area),
+                ws.grid(area),
                 scene_layers(ws, rows, [*bands, *_classes(provider)]),
                 bands,
                 attributes={"area": area.name, "provider": provider.key, "partition": day},
                 resampling=_resampling(ws, provider, area),
+                overviews=ws.reads_overviews(provider.key, area),
             )
             if overviews:
-                write_overviews(zarr, area.name, grid_for(area), overviews)
+                write_overviews(zarr, area.name, ws.grid(area), overviews)
             stored = xr.open_zarr(zarr, group=area.name, chunks=None, consolidated=False, zarr_format=3)
             attempt.put(
                 f"quicklook-{area.name}.png", true_colour(stored, title=f"{provider.key} {area.name}")
@@ -247,6 +258,7 @@ def scene_layers(ws: Workspace, rows: pl.DataFrame, assets: Sequence[str]) -> li
                         offset=row["offset"],
                         nodata=row["nodata"],
                         band=row["band"],
+                        is_overview=row["form"] == OVERVIEW,
                     )
                     for row in own.iter_rows(named=True)
                     if row["asset"] in assets

@@ -15,7 +15,7 @@ from obstore.exceptions import BaseError
 
 from geostack_pipeline.errors import IntegrityError, TransferError
 from geostack_pipeline.providers.contract import ObjectRef, Provider
-from geostack_pipeline.raster.crop import crop, plan_crop
+from geostack_pipeline.raster.crop import crop
 from geostack_pipeline.raster.fetch import PAGE_BYTES, WebPageError, web_page
 from geostack_pipeline.raster.hdf5_size import require_whole
 from geostack_pipeline.stages.routes import by_first_route
@@ -28,6 +28,10 @@ from geostack_pipeline.storage.transfer import Downloaded, Meter, download
 
 if TYPE_CHECKING:
     from obstore.store import ObjectStore
+
+
+OVERVIEW = "overview"
+"""Form of a cached object that is the window of an overview."""
 
 
 class Fetcher:
@@ -108,7 +112,7 @@ class Fetcher:
     def _fetched(self, wish: Wish, ref: ObjectRef, store: ObjectStore, meter: Meter) -> Blob | None:
         if wish.want.how == "whole":
             return self._whole(wish, ref, store, meter)
-        plan = plan_crop(store, ref.key, wish.bounds, wish.crs, meter=meter)
+        plan = wish.plan(store, ref, meter)
         if plan is None:
             return self._whole(wish, ref, store, meter)
         if not plan.intersects:
@@ -125,7 +129,7 @@ class Fetcher:
                 source_size=result.source_size,
                 suffix=".tif",
                 extra={
-                    "form": "crop",
+                    "form": "crop" if result.overview is None else OVERVIEW,
                     "window": [*result.window],
                     "source_shape": [*result.source_shape],
                 },

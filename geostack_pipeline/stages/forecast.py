@@ -21,7 +21,6 @@ from geostack_pipeline.catalog.scene_table import to_parquet
 from geostack_pipeline.catalog.search import search
 from geostack_pipeline.errors import GeostackError
 from geostack_pipeline.providers.contract import ObjectRef, Provider, SearchReport
-from geostack_pipeline.raster.crop import plan_crop
 from geostack_pipeline.stages import scenes, selected
 from geostack_pipeline.stages.granules import FETCH_THREADS
 from geostack_pipeline.stages.pictures import distinct, rendering_of, shots
@@ -247,7 +246,7 @@ def _measure(wish: Wish, ref: ObjectRef, store: ObjectStore, traffic: Traffic, s
 
 def _planned(wish: Wish, ref: ObjectRef, store: ObjectStore, traffic: Traffic, meter: Meter) -> str | None:
     if wish.want.how == "window":
-        plan = plan_crop(store, ref.key, wish.bounds, wish.crs, meter=meter)
+        plan = wish.plan(store, ref, meter)
         if plan is not None:
             traffic.add(
                 ref.store_id,

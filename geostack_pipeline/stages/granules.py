@@ -78,9 +78,16 @@ def base(ws: Workspace, provider: Provider, selected_version: str) -> str:
             "bands": sorted(ws.provider_settings(provider.key).bands),
             "grids": [[area.name, *area.bbox, area.resolution_m, area.crs] for area in ws.areas],
             # Only there where pixels come from a service, so that the versions of all others stay as they were.
-            **({"rendering": rendering} if rendering is not None else {}),
+            **({"rendering": rendering} if rendering is not None else _overviews(ws, provider)),
         }
     )
+
+
+def _overviews(ws: Workspace, provider: Provider) -> dict[str, Any]:
+    """Return what versions hold of the setting read_overviews: nothing where no area has it, as they were before."""
+    areas = [] if provider.product.kind == "swath" else ws.areas
+    names = [area.name for area in areas if ws.reads_overviews(provider.key, area)]
+    return {"read_overviews": names} if names else {}
 
 
 def build(
@@ -91,6 +98,8 @@ def build(
     Args:
         refresh: Ask every source for its etag again; changed bytes are fetched and give a new version.
     """
+    if provider.product.kind == "surface":
+        ws.settle_grids()
     asset = asset_name(provider.key, NAME)
     target = base(ws, provider, selected.version)
     current = ws.stored(asset, day)

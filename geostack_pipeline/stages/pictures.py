@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from geostack_pipeline.cube.grid import grid_for
 from geostack_pipeline.errors import GeostackError
 from geostack_pipeline.providers.contract import AreaRenderer, Item, Provider, RenderRequest
 from geostack_pipeline.stages.traffic import Traffic
@@ -79,7 +78,7 @@ def shots(ws: Workspace, provider: Provider, selected: Tables) -> tuple[list[Sho
                 item=known[request.items[0]].item,
                 coverage=max(known[name].coverage for name in request.items),
             )
-            for request in renderer.render(grid_for(area), [target.item for target in members], assets)
+            for request in renderer.render(ws.grid(area), [target.item for target in members], assets)
         ]
     return wanted, skipped
 

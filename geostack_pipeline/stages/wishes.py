@@ -8,14 +8,19 @@ from typing import TYPE_CHECKING
 
 from geostack_pipeline.areas import Area
 from geostack_pipeline.catalog.scene_table import from_parquet
-from geostack_pipeline.cube.grid import grid_for
+from geostack_pipeline.cube.levels import image_for
 from geostack_pipeline.errors import GeostackError
 from geostack_pipeline.providers.contract import Item, ObjectRef, Provider, Want
+from geostack_pipeline.raster.crop import CropPlan, plan_crop
 from geostack_pipeline.stages.workspace import Workspace
 from geostack_pipeline.storage.blobs import BlobCache
 
 if TYPE_CHECKING:
+    from obstore.store import ObjectStore
+
+    from geostack_pipeline.cube.grid import GridSpec
     from geostack_pipeline.stages.tables import Tables
+    from geostack_pipeline.storage.ranges import Meter
 
 GEOGRAPHIC = "EPSG:4326"
 
@@ -38,6 +43,8 @@ class Wish:
     """Share of the area that the scene covers; of a swath the largest."""
     routes: Sequence[ObjectRef]
     """Places to try, in this order."""
+    coarse: GridSpec | None = None
+    """The area's grid where an overview may stand for the full image on it; None: the full image."""
 
     @property
     def asset(self) -> str:
@@ -56,8 +63,17 @@ class Wish:
 
     @property
     def window_key(self) -> str:
-        """Cache key of the window."""
-        return BlobCache.key(self.canonical, crop={"crs": self.crs, "bounds": [*self.bounds]})
+        """Cache key of the window; one of overviews has another, since the grid's pixels decide which one is cut."""
+        crop = {"crs": self.crs, "bounds": [*self.bounds]}
+        return BlobCache.key(
+            self.canonical, crop=crop if self.coarse is None else {**crop, "coarse": [*self.coarse.shape]}
+        )
+
+    def plan(self, store: ObjectStore, ref: ObjectRef, meter: Meter) -> CropPlan | None:
+        """Return what to move for the window, as :func:`~geostack_pipeline.raster.crop.plan_crop` does."""
+        if self.coarse is None:
+            return plan_crop(store, ref.key, self.bounds, self.crs, meter=meter)
+        return plan_crop(store, ref.key, self.bounds, self.crs, choose=image_for(self.coarse), meter=meter)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,6 +85,8 @@ class Target:
     crs: str
     item: Item
     coverage: float
+    coarse: GridSpec | None = None
+    """The area's grid where the settings want overviews."""
 
 
 def wishes(ws: Workspace, provider: Provider, selected: Tables) -> tuple[list[Wish], list[Skipped]]:
@@ -113,6 +131,8 @@ def wishes(ws: Workspace, provider: Provider, selected: Tables) -> tuple[list[Wi
                     want=want,
                     coverage=target.coverage,
                     routes=routes,
+                    # Means of classes are no classes.
+                    coarse=None if want.asset == provider.product.classification else target.coarse,
                 )
             )
     return wanted, skipped
@@ -147,11 +167,19 @@ def targets(ws: Workspace, provider: Provider, selected: Tables) -> Iterator[Tar
                 )
         return
     for area in ws.areas:
-        grid = grid_for(area)
+        grid = ws.grid(area)
+        coarse = grid if ws.reads_overviews(provider.key, area) else None
         for item in items:
             for touched, share in covered[item["id"]]:
                 if touched.name == area.name:
-                    yield Target(area=area.name, bounds=grid.bounds, crs=grid.crs, item=item, coverage=share)
+                    yield Target(
+                        area=area.name,
+                        bounds=grid.bounds,
+                        crs=grid.crs,
+                        item=item,
+                        coverage=share,
+                        coarse=coarse,
+                    )
 
 
 def joint_box(areas: Sequence[Area]) -> tuple[float, float, float, float]:

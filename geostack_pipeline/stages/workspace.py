@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from geostack_pipeline.areas import Area
 from geostack_pipeline.errors import IntegrityError, SettingsError, StorageError
@@ -16,6 +16,9 @@ from geostack_pipeline.storage.blobs import BlobCache
 from geostack_pipeline.storage.layout import split_reference
 from geostack_pipeline.storage.roots import open_root
 from geostack_pipeline.storage.snapshot import Snapshot
+
+if TYPE_CHECKING:
+    from geostack_pipeline.cube.grid import GridSpec
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,15 +34,49 @@ class Workspace:
     """``<asset>/<partition>`` -> version to read instead of the current one."""
     wind: WindSource | None = None
     """What emission rates are made with; it reads nothing before it is asked."""
+    _grids: dict[Area, GridSpec] = field(default_factory=dict, init=False, repr=False, compare=False)
+    """Grids that were looked up: each is asked for by every date of a range, and a stored one never changes."""
 
     @property
     def areas(self) -> tuple[Area, ...]:
         """The areas of interest, sorted by name."""
         return self.settings.area_list
 
+    def grid(self, area: Area) -> GridSpec:
+        """Return the grid of an area: the stored one, else the one that the first run will store.  Writes nothing.
+
+        Raises:
+            SettingsError: The area has no grid.
+            StorageError: The stored one cannot be read.
+        """
+        # Imported late, here and below: reading a stored table needs no rasterio.
+        from geostack_pipeline.cube.grid import grid_for
+        from geostack_pipeline.cube.grid_store import stored_grid
+
+        if area not in self._grids:
+            self._grids[area] = stored_grid(self.artifacts.root, area) or grid_for(area)
+        return self._grids[area]
+
+    def settle_grids(self) -> None:
+        """Store the grids of all areas that have none yet; called before anything is made that lies on them.
+
+        Raises:
+            SettingsError: An area has no grid.
+            StorageError: A grid cannot be read or written.
+        """
+        from geostack_pipeline.cube.grid_store import settled_grid
+
+        for area in self.areas:
+            self._grids[area] = settled_grid(self.artifacts.root, area)
+
     def provider_settings(self, provider: str) -> ProviderSettings:
         """Return the settings of one provider."""
         return self.settings.provider(provider)
+
+    def reads_overviews(self, provider: str, area: Area) -> bool:
+        """Return whether a provider's scenes come onto an area's grid from their overviews: the area's word goes before the provider's."""
+        own = area.read_overviews
+        return self.provider_settings(provider).read_overviews if own is None else own
 
     def current(self, asset: str, day: str) -> Snapshot | None:
         """Return the version of a date that this run reads: the pinned one, else the current one."""

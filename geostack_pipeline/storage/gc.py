@@ -4,7 +4,8 @@ The failure: a version is removed while a reader, a running attempt or a pointer
 very moment still needs it.  The rule: what is reachable stays (:func:`~.gc_marking.mark`), a version is
 removed under its partition's lease and only if the pointer still does not lead there, ``complete.json``
 goes first, so that the version is gone before it is torn, and downstream versions go before what they
-were made from.  Object stores have no lease: there the version is condemned, moves of the pointer
+were made from.  Grids of areas stay, also those of areas that are no longer named: whoever names them again must find
+the same pixels.  Object stores have no lease: there the version is condemned, moves of the pointer
 that had begun are made to fail (:func:`~.pointer.fence`), and only then it is removed.
 """
 
@@ -33,7 +34,7 @@ from geostack_pipeline.storage.gc_marking import (
     mark,
     survey,
 )
-from geostack_pipeline.storage.layout import ARTIFACTS, BLOBS, COMPLETE, CONDEMNED, version_key
+from geostack_pipeline.storage.layout import ARTIFACTS, BLOBS, COMPLETE, CONDEMNED, GRIDS, version_key
 from geostack_pipeline.storage.leases import is_held, lease
 from geostack_pipeline.storage.local import remove_empty
 from geostack_pipeline.storage.parallel import in_threads
@@ -244,7 +245,7 @@ class _Collection:
                 self.root.delete(f"{version_key(*version)}/{CONDEMNED}")
         if self.root.path is None:
             return
-        for top in (ARTIFACTS, BLOBS):
+        for top in (ARTIFACTS, BLOBS, GRIDS):
             for folder, _, files in os.walk(self.root.path / top):
                 for name in files:
                     if _STAGED.fullmatch(name):

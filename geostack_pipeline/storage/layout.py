@@ -8,6 +8,7 @@
     artifacts/<asset>/<partition>/<version>/condemned.json       object stores only: gc is removing this version
     artifacts/<asset>/<partition>/current.json                   the pointer
     blobs/…    pins/<name>.json    leases/…                      cache, pinned versions, lock files (local disks)
+    grids/<area>/<definition>.json                               the grid of an area, never replaced
 
 An asset may have several parts (``earth_search/scenes``); no asset's key may begin with another's.
 A part that starts with ``attempt-`` is reserved, so every path can be read without a registry.
@@ -23,6 +24,7 @@ from geostack_pipeline.errors import SettingsError
 ARTIFACTS = "artifacts"
 BLOBS = "blobs"
 PINS = "pins"
+GRIDS = "grids"
 LEASES = "leases"
 COMPLETE = "complete.json"
 CURRENT = "current.json"

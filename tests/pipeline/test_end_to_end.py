@@ -291,6 +291,21 @@ def test_all_dates_are_one_timeline(stored: tuple[Path, Any, Any]) -> None:
     assert step == year.sizes["time"] >= 3
 
 
+def test_all_cubes_lie_on_the_stored_grid(stored: tuple[Path, Any, Any]) -> None:
+    file, ws, report = stored
+    seen = set()
+    for day in report.days:
+        tree = gp.load("earth_search/cube", day, settings=file)
+        assert isinstance(tree, xr.DataTree)
+        for area, node in tree.children.items():
+            grid = gp.load_grid(area, settings=file)
+            assert np.array_equal(node["x"].values, grid.x)
+            assert np.array_equal(node["y"].values, grid.y)
+            seen.add(area)
+    stored_grids = {meta["path"].split("/")[1] for meta in ws.artifacts.root.objects("grids")}
+    assert seen <= stored_grids == {area.name for area in ws.areas}
+
+
 def test_overviews_make_another_version_with_the_same_cube(stored: tuple[Path, Any, Any]) -> None:
     from geostack_pipeline.settings import load_settings
     from geostack_pipeline.stages import cube

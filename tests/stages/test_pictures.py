@@ -11,6 +11,7 @@ import polars as pl
 import pytest
 
 from geostack_pipeline.areas import Area
+from geostack_pipeline.cube.grid import grid_for
 from geostack_pipeline.errors import TransferError
 from geostack_pipeline.providers.contract import (
     PixelGrid,
@@ -91,6 +92,8 @@ TWIN = Area(name="b", bbox=AREA.bbox)
 def ws(tmp_path: Path) -> Any:
     return SimpleNamespace(
         areas=(AREA, TWIN),
+        grid=grid_for,
+        reads_overviews=lambda key, area: False,
         blobs=BlobCache(open_root(f"file://{tmp_path}/store")),
         provider_settings=lambda key: SimpleNamespace(bands=("B12",)),
     )
@@ -167,7 +170,7 @@ def test_an_error_names_the_area_and_leaves_nothing(
 
 
 def test_how_pictures_are_made_is_part_of_the_version(ws: Any) -> None:
-    files = SimpleNamespace(key="files")
+    files = SimpleNamespace(key="files", product=SimpleNamespace(kind="surface"))
     renderer = Renderer()
     assert rendering_of(renderer) == "test-1"  # type: ignore[arg-type]
     assert rendering_of(files) is None  # type: ignore[arg-type]

@@ -2,37 +2,45 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 from geostack_pipeline.errors import SettingsError
 from geostack_pipeline.settings import parse_settings
 from geostack_pipeline.stages import cube
-from geostack_pipeline.stages.workspace import Workspace
+from geostack_pipeline.stages.workspace import open_workspace
 
 
-def _version(area: dict[str, Any], provider: dict[str, Any]) -> str:
-    box = {"bbox": [10.0, 45.0, 10.1, 45.1]}
-    settings = parse_settings(
-        {"areas": {"one": {**box, **area}, "two": box}, "providers": {"earth_search": provider}}
-    )
-    ws = Workspace(settings=settings, artifacts=cast("Any", None), blobs=cast("Any", None))
-    return cube.version(ws, settings.build_provider("earth_search"), "granules")
+@pytest.fixture
+def version(tmp_path: Path) -> Callable[[dict[str, Any], dict[str, Any]], str]:
+    """The version of a cube under settings of an area and of the provider."""
+
+    def of(area: dict[str, Any], provider: dict[str, Any]) -> str:
+        box = {"bbox": [10.0, 45.0, 10.1, 45.1]}
+        raw = {"areas": {"one": {**box, **area}, "two": box}, "providers": {"earth_search": provider}}
+        settings = parse_settings({"root": (tmp_path / "store").as_uri(), **raw})
+        return cube.version(open_workspace(settings), settings.build_provider("earth_search"), "granules")
+
+    return of
 
 
-def test_the_default_leaves_stored_versions_valid_and_another_makes_new_ones() -> None:
-    default = _version({}, {})
-    assert _version({"resampling": "auto"}, {"resampling": "auto"}) == default
-    assert _version({}, {"resampling": "auto"}) == default
+def test_the_default_leaves_stored_versions_valid_and_another_makes_new_ones(
+    version: Callable[[dict[str, Any], dict[str, Any]], str],
+) -> None:
+    default = version({}, {})
+    assert version({"resampling": "auto"}, {"resampling": "auto"}) == default
+    assert version({}, {"resampling": "auto"}) == default
     others = {
-        how: (_version({"resampling": how}, {}), _version({}, {"resampling": how}))
+        how: (version({"resampling": how}, {}), version({}, {"resampling": how}))
         for how in ("nearest", "bilinear", "average")
     }
     assert len({default, *(one for pair in others.values() for one in pair)}) == 7
     # the area's word goes before the provider's
-    assert _version({"resampling": "auto"}, {"resampling": "average"}) != others["average"][1]
-    assert _version({"resampling": "bilinear"}, {"resampling": "bilinear"}) == others["bilinear"][1]
+    assert version({"resampling": "auto"}, {"resampling": "average"}) != others["average"][1]
+    assert version({"resampling": "bilinear"}, {"resampling": "bilinear"}) == others["bilinear"][1]
 
 
 @pytest.mark.parametrize(
