@@ -49,7 +49,24 @@ def image_for(grid: GridSpec) -> ChooseImage:
         where = coordinate_map(grid, image.crs, image.transform, image.width, image.height)
         level = overview_level(where, image.width, image.overviews)
         factor = 1.0 if level is None else image.width / image.overviews[level][0]
-        # Weights reach as far from a pixel's centre as it is wide, so beyond the grid's edge by half of that.
-        return Cut(level=level, margin=math.ceil(max(where.spans) / factor / 2.0) + 1)
+        return Cut(level=level, margin=_margin(where, factor))
 
     return choose
+
+
+def whole_image_for(grid: GridSpec) -> ChooseImage:
+    """Return what chooses the full image of a file, with the margin that weights on a grid's edge reach into."""
+
+    def choose(image: FullImage) -> Cut:
+        where = coordinate_map(grid, image.crs, image.transform, image.width, image.height)
+        return Cut(level=None, margin=_margin(where, 1.0))
+
+    return choose
+
+
+def _margin(where: CoordinateMap, factor: float) -> int:
+    """Return the pixels to have around a grid, of an image reduced by ``factor``.
+
+    Weights reach as far from a pixel's centre as it is wide, so beyond the grid's edge by half of that.
+    """
+    return math.ceil(max(where.spans) / factor / 2.0) + 1

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import polars as pl
 
-from geostack_pipeline.areas import Area, Resampling
+from geostack_pipeline.areas import Resampling
 from geostack_pipeline.cube.layers import BandLayer, SceneLayer
 from geostack_pipeline.providers.contract import Provider
 from geostack_pipeline.stages import cube_swath
@@ -48,16 +48,11 @@ def version(ws: Workspace, provider: Provider, granules_version: str) -> str:
             "granules": granules_version,
             "bands": list(ws.provider_settings(provider.key).bands),
             "grids": [ws.grid(area).as_dict() for area in ws.areas],
-            **_said({area.name: _resampling(ws, provider, area) for area in ws.areas}),
+            **_said({area.name: ws.resampling(provider.key, area) for area in ws.areas}),
             **_overviews(ws, provider),
             **_read(area.name for area in ws.areas if ws.reads_overviews(provider.key, area)),
         }
     )
-
-
-def _resampling(ws: Workspace, provider: Provider, area: Area) -> Resampling:
-    """Return how reflectance comes onto an area's grid: the area's word goes before the provider's."""
-    return area.resampling or ws.provider_settings(provider.key).resampling
 
 
 def _said(resampling: Mapping[str, Resampling]) -> dict[str, Any]:
@@ -111,7 +106,7 @@ def nodes(ws: Workspace, provider: Provider, manifest: pl.DataFrame) -> dict[str
                     "bands": bands,
                     "grid": ws.grid(area).as_dict(),
                     "rows": used.rows(named=True),
-                    **_said({area.name: _resampling(ws, provider, area)}),
+                    **_said({area.name: ws.resampling(provider.key, area)}),
                     **_overviews(ws, provider),
                     **_read([area.name] if ws.reads_overviews(provider.key, area) else []),
                 }
@@ -180,7 +175,7 @@ def _write(
                 scene_layers(ws, rows, [*bands, *_classes(provider)]),
                 bands,
                 attributes={"area": area.name, "provider": provider.key, "partition": day},
-                resampling=_resampling(ws, provider, area),
+                resampling=ws.resampling(provider.key, area),
                 overviews=ws.reads_overviews(provider.key, area),
             )
             if overviews:

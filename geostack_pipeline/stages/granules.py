@@ -78,16 +78,19 @@ def base(ws: Workspace, provider: Provider, selected_version: str) -> str:
             "bands": sorted(ws.provider_settings(provider.key).bands),
             "grids": [[area.name, *area.bbox, area.resolution_m, area.crs] for area in ws.areas],
             # Only there where pixels come from a service, so that the versions of all others stay as they were.
-            **({"rendering": rendering} if rendering is not None else _overviews(ws, provider)),
+            **({"rendering": rendering} if rendering is not None else _cuts(ws, provider)),
         }
     )
 
 
-def _overviews(ws: Workspace, provider: Provider) -> dict[str, Any]:
-    """Return what versions hold of the setting read_overviews: nothing where no area has it, as they were before."""
+def _cuts(ws: Workspace, provider: Provider) -> dict[str, Any]:
+    """Return what versions hold of settings that decide what is cut: nothing where no area has them, as they were before."""
     areas = [] if provider.product.kind == "swath" else ws.areas
-    names = [area.name for area in areas if ws.reads_overviews(provider.key, area)]
-    return {"read_overviews": names} if names else {}
+    names = {
+        "read_overviews": [area.name for area in areas if ws.reads_overviews(provider.key, area)],
+        "bilinear": [area.name for area in areas if ws.resampling(provider.key, area) == "bilinear"],
+    }
+    return {what: own for what, own in names.items() if own}
 
 
 def build(

@@ -60,7 +60,8 @@ class StoredTiles:
             dataset = self._node(node).dataset
             inside = np.flatnonzero(dataset["split"].values == wanted)
             if inside.size:
-                has = (dataset["target"].values[inside] == PLUME).any(axis=(1, 2))
+                # Of a selection: what is read of a variable itself stays in the open tree.
+                has = (dataset["target"][inside].values == PLUME).any(axis=(1, 2))
                 places += [(node, int(number)) for number in inside]
                 plumes += has.tolist()
         return Split(self, places, np.array(plumes, bool))

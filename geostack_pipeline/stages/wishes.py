@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from geostack_pipeline.areas import Area
 from geostack_pipeline.catalog.scene_table import from_parquet
-from geostack_pipeline.cube.levels import image_for
+from geostack_pipeline.cube.levels import image_for, whole_image_for
 from geostack_pipeline.errors import GeostackError
 from geostack_pipeline.providers.contract import Item, ObjectRef, Provider, Want
 from geostack_pipeline.raster.crop import CropPlan, plan_crop
@@ -45,6 +45,8 @@ class Wish:
     """Places to try, in this order."""
     coarse: GridSpec | None = None
     """The area's grid where an overview may stand for the full image on it; None: the full image."""
+    blended: GridSpec | None = None
+    """The area's grid where pixels of the full image beyond its edge have weight on it; None: one around it is enough."""
 
     @property
     def asset(self) -> str:
@@ -63,17 +65,21 @@ class Wish:
 
     @property
     def window_key(self) -> str:
-        """Cache key of the window; one of overviews has another, since the grid's pixels decide which one is cut."""
-        crop = {"crs": self.crs, "bounds": [*self.bounds]}
-        return BlobCache.key(
-            self.canonical, crop=crop if self.coarse is None else {**crop, "coarse": [*self.coarse.shape]}
-        )
+        """Cache key of the window; where the grid's pixels decide what is cut, they are in it."""
+        crop: dict[str, object] = {"crs": self.crs, "bounds": [*self.bounds]}
+        for name, grid in (("coarse", self.coarse), ("blended", self.blended)):
+            if grid is not None:
+                crop[name] = [*grid.shape]
+        return BlobCache.key(self.canonical, crop=crop)
 
     def plan(self, store: ObjectStore, ref: ObjectRef, meter: Meter) -> CropPlan | None:
         """Return what to move for the window, as :func:`~geostack_pipeline.raster.crop.plan_crop` does."""
-        if self.coarse is None:
-            return plan_crop(store, ref.key, self.bounds, self.crs, meter=meter)
-        return plan_crop(store, ref.key, self.bounds, self.crs, choose=image_for(self.coarse), meter=meter)
+        choose = None
+        if self.coarse is not None:
+            choose = image_for(self.coarse)
+        elif self.blended is not None:
+            choose = whole_image_for(self.blended)
+        return plan_crop(store, ref.key, self.bounds, self.crs, choose=choose, meter=meter)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,6 +93,8 @@ class Target:
     coverage: float
     coarse: GridSpec | None = None
     """The area's grid where the settings want overviews."""
+    blended: GridSpec | None = None
+    """The area's grid where they want pixels weighted, of the full image."""
 
 
 def wishes(ws: Workspace, provider: Provider, selected: Tables) -> tuple[list[Wish], list[Skipped]]:
@@ -132,7 +140,11 @@ def wishes(ws: Workspace, provider: Provider, selected: Tables) -> tuple[list[Wi
                     coverage=target.coverage,
                     routes=routes,
                     # Means of classes are no classes.
-                    coarse=None if want.asset == provider.product.classification else target.coarse,
+                    **(
+                        {"coarse": target.coarse, "blended": target.blended}
+                        if want.asset != provider.product.classification
+                        else {}
+                    ),
                 )
             )
     return wanted, skipped
@@ -169,6 +181,7 @@ def targets(ws: Workspace, provider: Provider, selected: Tables) -> Iterator[Tar
     for area in ws.areas:
         grid = ws.grid(area)
         coarse = grid if ws.reads_overviews(provider.key, area) else None
+        blended = grid if coarse is None and ws.resampling(provider.key, area) == "bilinear" else None
         for item in items:
             for touched, share in covered[item["id"]]:
                 if touched.name == area.name:
@@ -179,6 +192,7 @@ def targets(ws: Workspace, provider: Provider, selected: Tables) -> Iterator[Tar
                         item=item,
                         coverage=share,
                         coarse=coarse,
+                        blended=blended,
                     )
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
 from typing import TYPE_CHECKING, Any
 
-from geostack_pipeline.areas import Area
+from geostack_pipeline.areas import Area, Resampling
 from geostack_pipeline.errors import IntegrityError, SettingsError, StorageError
 from geostack_pipeline.methane.wind import WindSource
 from geostack_pipeline.settings import ProviderSettings, Settings
@@ -72,6 +72,10 @@ class Workspace:
     def provider_settings(self, provider: str) -> ProviderSettings:
         """Return the settings of one provider."""
         return self.settings.provider(provider)
+
+    def resampling(self, provider: str, area: Area) -> Resampling:
+        """Return how a provider's reflectance comes onto an area's grid: the area's word goes before the provider's."""
+        return area.resampling or self.provider_settings(provider).resampling
 
     def reads_overviews(self, provider: str, area: Area) -> bool:
         """Return whether a provider's scenes come onto an area's grid from their overviews: the area's word goes before the provider's."""

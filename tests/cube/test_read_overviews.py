@@ -21,7 +21,7 @@ from synthetic_rasters import noise, write_tiff
 from geostack_pipeline.areas import Area
 from geostack_pipeline.cube.build import build_packed
 from geostack_pipeline.cube.grid import GridSpec, grid_for
-from geostack_pipeline.cube.levels import image_for
+from geostack_pipeline.cube.levels import image_for, whole_image_for
 from geostack_pipeline.raster.crop import crop, plan_crop
 
 HOW = {"nearest": Resampling.nearest, "bilinear": Resampling.bilinear, "average": Resampling.average}
@@ -199,6 +199,37 @@ def test_a_cube_of_the_window_is_that_of_the_file_and_of_gdal(
     difference = np.abs(mine.astype(int) - expected)[both]
     assert (difference <= 1).mean() >= 0.999
     assert (difference == 0).mean() >= 0.97, "ties of halves apart"
+
+
+@pytest.mark.parametrize("how", ["auto", "average", "bilinear", "nearest"])
+@pytest.mark.parametrize("resolution", [60.0, 100.0, 200.0])
+def test_a_window_of_the_full_image_holds_what_has_weight(
+    tmp_path: Path, how: str, resolution: float
+) -> None:
+    """The grid ends two pixels before a tile does, and the weights of its last pixels reach into the next one."""
+    numbers = np.maximum(noise((1, 1024, 1024), "uint16", nodata=None), 1)
+    file = write_tiff(tmp_path / "B04.tif", numbers, resolution=10, blockxsize=256, blockysize=256)
+    across = 10
+    east, south = 6e5 + 5100, 5.1e6 - 5100
+    grid = GridSpec(
+        crs="EPSG:32632",
+        transform=(
+            resolution,
+            0.0,
+            east - across * resolution,
+            0.0,
+            -resolution,
+            south + across * resolution,
+        ),
+        width=across,
+        height=across,
+    )
+    store = LocalStore(tmp_path)
+    plan = plan_crop(store, file.name, grid.bounds, grid.crs, choose=whole_image_for(grid))
+    assert plan is not None
+    crop(store, file.name, plan, tmp_path / "crop.tif")
+    assert plan.window.width < 1024
+    assert np.array_equal(_picture(tmp_path / "crop.tif", grid, how), _picture(file, grid, how))
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from learning_world import START, STEP, Made, geojson, made, replace, some, stor
 from geostack_pipeline.errors import ArtifactNotFoundError
 from geostack_pipeline.learning.sites import Splitter
 from geostack_pipeline.stages import candidate_model, training_members, training_set, training_tiles
+from geostack_pipeline.stages.stored_tiles import StoredTiles
 from geostack_pipeline.storage.gc import collect
 
 LATER = START + timedelta(days=400)
@@ -276,7 +277,7 @@ def test_what_was_read_of_granules_does_not_stay_in_memory(tmp_path: Path) -> No
     assert list(candidate_model.granules_of(ws, tiles, ["test", "train", "validation", "several"]))
     (member, cubes), *_ = training_members.stored_members(ws, tiles)
     tree = training_tiles._tree(cubes[member.granule.provider, member.granule.day])
-    stored = candidate_model.StoredTiles(tiles)
+    stored = StoredTiles(tiles)
     assert stored.of("train").plumes.size
     for opened in (tree, stored._tree):
         fields = {

@@ -119,6 +119,7 @@ def _fetched(file: Path, bucket: Path, monkeypatch: pytest.MonkeyPatch) -> tuple
         item=item,
         coverage=1.0,
         coarse=grid if ws.reads_overviews(provider.key, area) else None,
+        blended=None if ws.reads_overviews(provider.key, area) else grid,
     )
     monkeypatch.setattr(wishes, "targets", lambda *_: iter([target]))
     store = LocalStore(bucket)

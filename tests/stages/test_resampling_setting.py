@@ -10,7 +10,7 @@ import pytest
 
 from geostack_pipeline.errors import SettingsError
 from geostack_pipeline.settings import parse_settings
-from geostack_pipeline.stages import cube
+from geostack_pipeline.stages import cube, granules
 from geostack_pipeline.stages.workspace import open_workspace
 
 
@@ -41,6 +41,21 @@ def test_the_default_leaves_stored_versions_valid_and_another_makes_new_ones(
     # the area's word goes before the provider's
     assert version({"resampling": "auto"}, {"resampling": "average"}) != others["average"][1]
     assert version({"resampling": "bilinear"}, {"resampling": "bilinear"}) == others["bilinear"][1]
+
+
+def test_what_is_cut_follows_the_weights(tmp_path: Path) -> None:
+    def base(area: dict[str, Any], provider: dict[str, Any]) -> str:
+        raw = {
+            "areas": {"one": {"bbox": [10.0, 45.0, 10.1, 45.1], **area}},
+            "providers": {"earth_search": provider},
+        }
+        settings = parse_settings({"root": (tmp_path / "store").as_uri(), **raw})
+        return granules.base(open_workspace(settings), settings.build_provider("earth_search"), "selected")
+
+    default = base({}, {})
+    assert base({"resampling": "average"}, {"resampling": "nearest"}) == default
+    assert base({"resampling": "bilinear"}, {}) == base({}, {"resampling": "bilinear"}) != default
+    assert base({"resampling": "auto"}, {"resampling": "bilinear"}) == default
 
 
 @pytest.mark.parametrize(
