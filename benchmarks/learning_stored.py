@@ -16,7 +16,7 @@ import polars as pl
 import xarray as xr
 
 from geostack_pipeline.cube.write import finish_tree, write_node
-from geostack_pipeline.learning.batches import Batch, Tile, batch, batches
+from geostack_pipeline.learning.batches import Batch, Tile, Tiles, batch, batches
 from geostack_pipeline.learning.fields import FIELDS, Background, background
 from geostack_pipeline.learning.profiles import PROFILES, Recipe
 from geostack_pipeline.learning.training import compiled
@@ -90,7 +90,7 @@ def throughput(recipe: Recipe, tiles: Sequence[Tile], rounds: int) -> list[tuple
         weights, state, value = step.run(step.weights, step.optimiser, fixed)
         value.block_until_ready()
 
-        def made(which: object) -> Callable[[int], Iterator[Batch]]:
+        def made(which: Tiles) -> Callable[[int], Iterator[Batch]]:
             def of(number: int) -> Iterator[Batch]:
                 fed = batches(which, seed=number, first=0, last=STEPS, size=recipe.batch, crop=recipe.crop)
                 return (step.place(each) for each in fed)

@@ -21,6 +21,7 @@ from geostack_pipeline.stages.progress import Event, listening
 from geostack_pipeline.stages.turns import TRAINING, training_turn
 from geostack_pipeline.stages.workspace import Workspace
 from geostack_pipeline.storage.leases import lease
+from geostack_pipeline.storage.snapshot import Snapshot
 
 PROJECT = Path(__file__).parents[2]
 
@@ -233,7 +234,7 @@ def test_what_was_trained_meanwhile_is_adopted_and_newer_labels_are_learnt_from(
     before = candidate_model.current_training_set(ws)
     learnt: list[str] = []
 
-    def train(ws: Workspace, source: training_set.Snapshot, target: str, turn: object) -> object:
+    def train(ws: Workspace, source: Snapshot, target: str, turn: object) -> object:
         learnt.append(source.version)
         raise InterruptedError
 
