@@ -21,7 +21,7 @@ from rasterio.transform import Affine
 
 from geostack_pipeline.errors import GeostackError
 from geostack_pipeline.methane import acquisition
-from geostack_pipeline.methane.detection import DetectionSettings, find_candidates
+from geostack_pipeline.methane.detection import DetectionSettings, Judgement, find_candidates
 from geostack_pipeline.methane.mass import integrated_mass
 from geostack_pipeline.methane.misfit import UNLIKE, Misfit
 from geostack_pipeline.methane.outline import georeference, outline
@@ -119,6 +119,14 @@ def test_geopandas_reads_it_where_installed(found, tmp_path):
     assert frame.geometry.iloc[0].contains(
         shapely.Point(table["source_longitude"][0].as_py(), table["source_latitude"][0].as_py())
     )
+
+
+@pytest.mark.parametrize("box", [(179.5, 0.0, 180.0, 1.0), (-180.0, 0.0, -179.5, 1.0)])
+def test_a_reader_with_a_box_finds_a_plume_across_the_antimeridian_from_either_side(box):
+    geopandas = pytest.importorskip("geopandas")
+    shape = shapely.union_all([shapely.box(179.99, 0.2, 180.0, 0.3), shapely.box(-180.0, 0.2, -179.98, 0.3)])
+    data = to_geoparquet(plume_rows([{"plume_id": "p", "geometry": shapely.to_wkb(shape)}]))
+    assert len(geopandas.read_parquet(io.BytesIO(data), bbox=box)) == 1
 
 
 def test_an_empty_table_has_the_full_schema(tmp_path):
@@ -297,6 +305,18 @@ def test_the_noise_over_a_striped_background_is_known():
         expected = 500.0 * np.sqrt(part.sum()) * 400.0 * KG_PER_PPM_M_M2
         assert mass.noise_kg == pytest.approx(expected, rel=0.05)
         assert mass.sigma_kg == mass.noise_kg
+
+
+def test_a_plume_that_leaves_nothing_of_the_map_still_has_a_mass():
+    enhancement = np.zeros((24, 24), np.float32)
+    enhancement[4:20, 4:14] = 2000.0
+    found = find_candidates(
+        enhancement, pixel_m=(60.0, 60.0), seed_z=7.0, settings=DetectionSettings(),
+        judgement=Judgement(probability=np.ones((24, 24), np.float32), threshold=0.5),
+    )  # fmt: skip
+    assert len(found.candidates) == 1
+    assert (found.labels > 0).sum() > 500
+    np.testing.assert_array_equal(found.background, 0.0)
 
 
 def grid_fields(crs: str, x0: float, y0: float, step: float, shape=(20, 20)) -> xr.Dataset:

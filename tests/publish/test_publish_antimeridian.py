@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import re
 from datetime import UTC, datetime
 from typing import Any
 
@@ -14,6 +16,7 @@ import pytest
 import rustac
 import shapely
 import xarray as xr
+from PIL import Image
 from test_publish_stac import ORIGIN, a_collection, a_field, a_plume
 
 from geostack_pipeline.methane.outline import georeference, outline
@@ -21,7 +24,9 @@ from geostack_pipeline.publish.antimeridian import box_around, cut
 from geostack_pipeline.publish.cog import placement
 from geostack_pipeline.publish.geoparquet import items_parquet
 from geostack_pipeline.publish.items import extent, field_item
+from geostack_pipeline.publish.plume_picture import plume_picture
 from geostack_pipeline.publish.products import sensor
+from geostack_pipeline.publish.report_map import area_map
 from geostack_pipeline.publish.root import PublishedDate, root_catalog
 from geostack_pipeline.publish.schemas import problems
 from geostack_pipeline.stages.published_plumes import plume_feature
@@ -137,6 +142,51 @@ def test_a_plume_has_the_same_box_in_its_item_and_its_file(grid: tuple[str, floa
     assert item["bbox"][0] > 179.0 > -179.0 > item["bbox"][2]
     feature = plume_feature({"plume_id": "p", "geometry": shapely.to_wkb(made)})
     assert (feature["geometry"], feature["bbox"]) == (item["geometry"], item["bbox"])
+
+
+def test_the_picture_of_a_plume_is_the_same_on_either_side() -> None:
+    stream = np.random.default_rng(3)
+    values = stream.normal(0.0, 100.0, (60, 80)).astype(np.float32)
+    values[25:35, 20:45] += 2000.0
+    pictures = []
+    for west in (20.0, 179.97, -180.05):
+        fields = across("EPSG:4326", west, 10.0).assign(ch4_enhancement=(("y", "x"), values))
+        mask = values > 1000.0
+        place = georeference(fields)
+        longitude, latitude = place.point(30, 22)
+        row = {
+            "geometry": shapely.to_wkb(outline(mask, place)), "noise_ppm_m": 100.0, "background_ppm_m": 0.0,
+            "mean_enhancement_ppm_m": 2000.0, "max_enhancement_ppm_m": 2300.0, "source_longitude": longitude,
+            "source_latitude": latitude, "wind_from_deg": None,
+        }  # fmt: skip
+        pictures.append(
+            np.asarray(Image.open(io.BytesIO(plume_picture(fields, row, time_index=0))), np.int16)
+        )
+    for other in pictures[1:]:
+        assert other.shape == pictures[0].shape
+        # The same but for the rounding of degrees.
+        assert (np.abs(other - pictures[0]) > 40).mean() < 0.01
+
+
+def test_the_map_of_an_area_holds_both_of_its_sides() -> None:
+    drawn = []
+    for west in (20.0, 179.9):
+        parts = [
+            (west, 10.0, west + 0.1, 10.1),
+            (west + 0.1 - (360.0 if west > 90.0 else 0.0), 10.0, 0.0, 10.1),
+        ]
+        parts[1] = (*parts[1][:2], parts[1][0] + 0.1, 10.1)
+        shape = shapely.union_all([shapely.box(*part) for part in parts]).buffer(0.0)
+        halves = [shapely.box(part[0] + 0.01, 10.04, part[2] - 0.01, 10.06) for part in parts]
+        row = {
+            "geometry": shapely.to_wkb(shapely.MultiPolygon(halves)), "source_longitude": halves[1].centroid.x,
+            "source_latitude": 10.05, "wind_speed_m_s": None, "emission_rate_kg_h": None, "ime_kg": 1.0,
+        }  # fmt: skip
+        svg = area_map("fiji", parts, footprints=[shapely.geometry.mapping(shape)], plumes=[(1, row)])
+        drawn.append(re.findall(r' d="(M[^"]*)"| cx="([^"]*)"', re.sub(r'class="grid"[^>]*', "", svg)))
+        numbers = [float(each) for each in re.findall(r'text-anchor="middle">([-0-9.]+)°', svg)]
+        assert all(-180.0 <= number < 180.0 for number in numbers)
+    assert drawn[0] == drawn[1]
 
 
 def test_a_ring_around_a_pole_holds_it() -> None:
