@@ -56,7 +56,10 @@ def plume_picture(
         colours: The true colours themselves on that grid, instead: of a spectrometer, from `ground_colours`.
     """
     place = placement(fields)
-    outline = shapely.transform(shapely.from_wkb(row["geometry"]), place.from_degrees)
+    # United, so that the cut along the antimeridian is no edge of the plume.
+    outline = shapely.union_all(
+        shapely.get_parts(shapely.transform(shapely.from_wkb(row["geometry"]), place.from_degrees))
+    )
     rows, columns = _window(outline, place)
     step = fields.isel(time=time_index) if "time" in fields.dims else fields
     part = step.isel(y=rows, x=columns)
