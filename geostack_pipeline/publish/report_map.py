@@ -76,7 +76,8 @@ def area_map(
     middle = (boxes[0][0] + boxes[0][2]) / 2.0
     own = [_beside(shapely.box(*box), middle) for box in boxes]
     outlines = [_beside(shapely.from_wkb(row["geometry"]), middle) for _, row in plumes]
-    frame = _Frame(_grown(tuple(shapely.total_bounds([*own, *outlines]).tolist())))
+    west, south, east, north = (float(each) for each in shapely.total_bounds([*own, *outlines]))
+    frame = _Frame(_grown((west, south, east, north)))
     clip = "".join(letter if letter.isalnum() else "-" for letter in name)
     layers = [_graticule(frame)]
     drawn = [_beside(shapely.geometry.shape(each), middle) for each in footprints]
