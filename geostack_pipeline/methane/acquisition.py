@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import jax.numpy as jnp
 import numpy as np
+import pyproj
 import xarray as xr
 from numpy.typing import NDArray
 
@@ -17,6 +18,8 @@ from geostack_pipeline.methane.transmittance import platform_name
 
 NEEDED = ("reflectance", "scl", "source_scene")
 UNKNOWN_ORBIT = -1
+_TRUE_TO_SCALE = 0.01
+"""A map whose metres are within this share of metres on the ground is taken at its word: all of UTM is within 0.1 %."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,6 +103,37 @@ def pixel_size(cube: xr.Dataset) -> tuple[float, float]:
     return width, height
 
 
+def pixel_metres(grid: xr.Dataset) -> tuple[float, float]:
+    """Return width and height of a pixel on the ground in the middle of a grid, metres.
+
+    A degree is as long as the latitude makes it, and so is a metre of Mercator's map: at 60 degrees it is half a metre on
+    the ground, and a pixel a quarter of its area.  Without a CRS the axes are taken to be in metres.
+    """
+    width, height = pixel_size(grid)
+    wkt = grid["spatial_ref"].attrs.get("crs_wkt") if "spatial_ref" in grid.coords else None
+    if not wkt:
+        return width, height
+    crs = pyproj.CRS.from_wkt(wkt)
+    geod = crs.get_geod() or pyproj.Geod(ellps="WGS84")
+    if crs.is_geographic:
+        middle = float(grid["y"].values[grid.sizes["y"] // 2])
+        east = geod.inv(0.0, middle, width, middle)[2]
+        north = geod.inv(0.0, middle - height / 2.0, 0.0, middle + height / 2.0)[2]
+        return float(east), float(north)
+    metre = crs.axis_info[0].unit_conversion_factor or 1.0
+    x, y = (float(grid[axis].values[[0, -1]].mean()) for axis in ("x", "y"))
+    to_degrees = pyproj.Transformer.from_crs(crs, "OGC:CRS84", always_xy=True)
+    # From the left edge to the right one, and from the lower to the upper.
+    longitude, latitude = to_degrees.transform(
+        [x - width / 2.0, x + width / 2.0, x, x], [y, y, y - height / 2.0, y + height / 2.0]
+    )
+    _, _, ground = geod.inv(longitude[::2], latitude[::2], longitude[1::2], latitude[1::2])
+    nominal = width * metre, height * metre
+    if all(abs(true / said - 1.0) <= _TRUE_TO_SCALE for true, said in zip(ground, nominal, strict=True)):
+        return nominal
+    return float(ground[0]), float(ground[1])
+
+
 def read_scenes(cube: xr.Dataset) -> Scenes:
     """Return the scene table of a cube node; coordinates that are absent count as unknown."""
     count = cube.sizes.get("scene", 0)
@@ -136,7 +170,7 @@ def read_acquisition(cube: xr.Dataset, index: int) -> Acquisition:
     shape = (r11.shape[0], r11.shape[1])
     scl = np.asarray(step["scl"].values, dtype=np.uint8)
     source = np.asarray(step["source_scene"].values, dtype=np.int64)
-    flags = classify(scl, r11, r12, source >= 0, pixel_size_m=pixel_size(cube)[0])
+    flags = classify(scl, r11, r12, source >= 0, pixel_size_m=min(pixel_metres(cube)))
     scenes = read_scenes(cube)
     source, flags = pad_image(source, -1), pad_image(flags, 1)
     r11, r12 = pad_image(r11, np.nan), pad_image(r12, np.nan)

@@ -221,7 +221,9 @@ def find_candidates(
         )
     # The plumes' own pixels, and their faint rims, would lift the median that they are measured against.
     rims = ndimage.binary_dilation(labels > 0, _EIGHT, iterations=2)
-    background, _ = _local(enhancement, valid & ~rims, block)
+    around, _ = _local(enhancement, valid & ~rims, block)
+    # Where they leave nothing of the map, the median that they were found against has to do.
+    background = np.where(np.isfinite(around), around, median).astype(np.float32)
     return Detection(candidates=candidates, labels=labels, background=background, rejected=dict(rejected))
 
 

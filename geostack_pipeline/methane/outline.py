@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from rasterio.transform import Affine
 
 from geostack_pipeline.errors import GeostackError
-from geostack_pipeline.methane.acquisition import pixel_size
+from geostack_pipeline.methane.acquisition import pixel_metres, pixel_size
 
 DECIMALS = 7
 """Degrees are rounded to about a centimetre, so that the last bits of a projection do not change a file."""
@@ -29,7 +29,7 @@ class Georeference:
     to_degrees: pyproj.Transformer
     """CRS to longitude, latitude (OGC:CRS84)."""
     pixel_m: tuple[float, float]
-    """Width and height of a pixel in metres, in the middle of the grid."""
+    """Width and height of a pixel on the ground in metres, in the middle of the grid."""
 
     @property
     def pixel_area_m2(self) -> float:
@@ -62,17 +62,8 @@ def georeference(fields: xr.Dataset) -> Georeference:
     step_x = float(x[1] - x[0]) if x.size > 1 else width
     step_y = float(y[1] - y[0]) if y.size > 1 else -height
     transform = Affine(step_x, 0.0, float(x[0]) - step_x / 2.0, 0.0, step_y, float(y[0]) - step_y / 2.0)
-    if crs.is_geographic:
-        middle = float(y[y.size // 2])
-        geod = crs.get_geod() or pyproj.Geod(ellps="WGS84")
-        east = geod.inv(0.0, middle, width, middle)[2]
-        north = geod.inv(0.0, middle - height / 2.0, 0.0, middle + height / 2.0)[2]
-        pixel_m = (float(east), float(north))
-    else:
-        metre = crs.axis_info[0].unit_conversion_factor or 1.0
-        pixel_m = (width * metre, height * metre)
     to_degrees = pyproj.Transformer.from_crs(crs, "OGC:CRS84", always_xy=True)
-    return Georeference(transform, to_degrees, pixel_m)
+    return Georeference(transform, to_degrees, pixel_metres(fields))
 
 
 def outline(mask: NDArray[np.bool_], place: Georeference) -> Any:
@@ -89,9 +80,9 @@ def outline(mask: NDArray[np.bool_], place: Georeference) -> Any:
     degrees = shapely.transform(
         whole, lambda xy: np.column_stack(place.to_degrees.transform(xy[:, 0], xy[:, 1]))
     )
-    degrees = _split_antimeridian(degrees)
+    # Before the cut: what sticks out beyond 180 degrees by the last bits of a number is no part of its own.
     degrees = shapely.transform(degrees, lambda xy: np.round(xy, DECIMALS))
-    return shapely.orient_polygons(degrees)
+    return shapely.orient_polygons(_split_antimeridian(degrees))
 
 
 def _split_antimeridian(shape: Any) -> Any:
@@ -105,5 +96,10 @@ def _split_antimeridian(shape: Any) -> Any:
     unwrapped = shapely.transform(shape, unwrap)
     left = shapely.intersection(unwrapped, shapely.box(0.0, -90.0, 180.0, 90.0))
     right = shapely.intersection(unwrapped, shapely.box(180.0, -90.0, 360.0, 90.0))
-    right = shapely.transform(right, lambda xy: np.column_stack([xy[:, 0] - 360.0, xy[:, 1]]))
-    return shapely.union_all([left, right])
+    right = shapely.transform(
+        right, lambda xy: np.round(np.column_stack([xy[:, 0] - 360.0, xy[:, 1]]), DECIMALS)
+    )
+    # An edge upon the meridian is a line of the other half, and no ground.
+    return shapely.union_all(
+        [part for half in (left, right) for part in shapely.get_parts(half) if part.geom_type == "Polygon"]
+    )

@@ -27,7 +27,7 @@ FIELDS: tuple[tuple[str, pa.DataType, str], ...] = (
     (
         "bbox",
         pa.struct([(name, pa.float64()) for name in ("xmin", "ymin", "xmax", "ymax")]),
-        "bounds of the geometry, degrees",
+        "least and largest coordinates of the geometry, degrees: -180 and 180 of one that the antimeridian cuts",
     ),
     ("source_longitude", pa.float64(), "degrees"),
     ("source_latitude", pa.float64(), "degrees"),
@@ -155,5 +155,6 @@ def to_geoparquet(table: pa.Table) -> bytes:
     return sink.getvalue()
 
 
+# No xmin > xmax across the antimeridian: readers compare numbers with this column, and would miss the row.
 def _bounds(geometry: bytes) -> dict[str, float]:
     return dict(zip(("xmin", "ymin", "xmax", "ymax"), shapely.from_wkb(geometry).bounds, strict=True))

@@ -13,7 +13,7 @@ _MOST_CLUSTERS = 8
 def cluster_labels(values: NDArray[np.float32], good: NDArray[np.bool_]) -> NDArray[np.int64]:
     """Return a cluster number per pixel, -1 for those that are not good: like colours in few bands, without methane.
 
-    Clusters are by the shape and the brightness at the ends of the window, where methane hardly absorbs, so that no
+    Clusters are by the slope and the brightness of the window's first four bands, where methane hardly absorbs, so that no
     plume is a cluster of its own.  The same input gives the same numbers.
 
     Args:

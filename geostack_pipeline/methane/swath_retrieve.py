@@ -58,7 +58,7 @@ _DARK_REFLECTANCE = 0.01
 _GOOD_SHARE = 0.01
 """A granule with a smaller share of good pixels shows nothing."""
 _BROKEN_SHARE = 0.5
-"""Where more of it has no data or no filter, a granule without result is no matter of weather."""
+"""Where more of it has no data, no filter or impossible radiance, a granule without result is no matter of weather."""
 _FIELDS = {
     "ch4_enhancement": "enhancement",
     "ch4_enhancement_linear": "linear",
@@ -327,7 +327,8 @@ def _check_any(enhancement: NDArray[np.float32], flags: NDArray[np.uint16]) -> N
             if flag != SwathQuality.NO_CLOUD_MASK
         }
         why = ", ".join(f"{name} {share:.0%}" for name, share in shares.items() if share > 0.005)
-        broken = shares["no_data"] + shares["column_not_retrieved"]
+        # No weather saturates a detector, nor burns everywhere: such radiance is in other units than it says.
+        broken = sum(shares[name] for name in ("no_data", "column_not_retrieved", "saturated", "flare"))
         raise NotRetrievedError(
             f"less than {_GOOD_SHARE:.0%} of the pixels can be used: {why or 'no pixel at all'}",
             ordinary=broken < _BROKEN_SHARE,

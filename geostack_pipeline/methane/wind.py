@@ -41,6 +41,10 @@ _NAMES: Mapping[str, tuple[str, ...]] = {
     "sigma": ("wind_speed_sigma", "sigma"),
 }
 """What is read -> names it may have; those of ERA5 and of CF come first."""
+_METRES_PER_SECOND = frozenset(
+    {"ms-1", "m/s", "ms**-1", "ms^-1", "meters/second", "meterspersecond", "m/sec"}
+)
+"""Units of a wind without their blanks and dots; ERA5 writes ``m s**-1``."""
 ENDINGS = (".parquet", ".geoparquet", ".csv", ".zarr")
 
 
@@ -347,6 +351,11 @@ class WindSource:
                 None,
                 f"give it over {time_name}, {y_name} and {x_name} alone",
             )
+        for name in (u_name, v_name):
+            said = str(node[name].attrs.get("units", ""))
+            plain = said.casefold().replace("metre", "meter").translate(str.maketrans("", "", " ._"))
+            if said and plain not in _METRES_PER_SECOND:
+                raise self._wrong(f"{name} is in {said}", None, "give it in m s-1")
         times = node[time_name].values.astype("datetime64[us]")
         x = node[x_name].values.astype(np.float64)
         y = node[y_name].values.astype(np.float64)

@@ -45,6 +45,15 @@ class Placement:
         """Return column and row of a place in the CRS: of a grid that is not turned."""
         return (x - self.transform.c) / self.transform.a, (y - self.transform.f) / self.transform.e
 
+    def from_degrees(self, degrees: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return places (n, 2) in longitude and latitude in the CRS; a map in degrees may run on beyond the antimeridian."""
+        to_map = pyproj.Transformer.from_crs("OGC:CRS84", self.crs, always_xy=True)
+        x, y = to_map.transform(degrees[:, 0], degrees[:, 1])
+        if self.crs.is_geographic:
+            left, _, right, _ = self.bbox
+            x = x + 360.0 * np.round(((left + right) / 2.0 - x) / 360.0)
+        return np.column_stack([x, y])
+
     @property
     def bbox(self) -> list[float]:
         """Left, bottom, right, top in the CRS."""

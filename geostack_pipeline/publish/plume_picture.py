@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import pyproj
 import shapely
 import xarray as xr
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -57,10 +56,9 @@ def plume_picture(
         colours: The true colours themselves on that grid, instead: of a spectrometer, from `ground_colours`.
     """
     place = placement(fields)
-    project = pyproj.Transformer.from_crs("OGC:CRS84", place.crs, always_xy=True)
-    outline = shapely.transform(
-        shapely.from_wkb(row["geometry"]),
-        lambda xy: np.column_stack(project.transform(xy[:, 0], xy[:, 1])),
+    # United, so that the cut along the antimeridian is no edge of the plume.
+    outline = shapely.union_all(
+        shapely.get_parts(shapely.transform(shapely.from_wkb(row["geometry"]), place.from_degrees))
     )
     rows, columns = _window(outline, place)
     step = fields.isel(time=time_index) if "time" in fields.dims else fields
@@ -99,7 +97,7 @@ def plume_picture(
         aspect="auto",
     )
     _draw_outline(axes, outline)
-    source = project.transform(row["source_longitude"], row["source_latitude"])
+    source = place.from_degrees(np.array([[row["source_longitude"], row["source_latitude"]]]))[0]
     axes.plot(
         *([value] for value in source), marker="o", markersize=6.5, markerfacecolor="none", markeredgecolor="white",
         markeredgewidth=1.6, path_effects=[withStroke(linewidth=3.0, foreground=_INK)],

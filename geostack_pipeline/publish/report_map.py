@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import shapely
+import shapely.affinity
 
 from geostack_pipeline.publish.label_places import Place, place_labels
 
@@ -68,22 +69,26 @@ def area_map(
 
     Args:
         name: Of the area.
-        boxes: Its boxes; of one that crosses the antimeridian the first part is drawn.
+        boxes: Its boxes, two where the antimeridian cuts it.
         footprints: GeoJSON geometries of the fields.
         plumes: Number on the page and row of each plume.
     """
-    frame = _Frame(_grown(_around(boxes[0], [shapely.from_wkb(row["geometry"]).bounds for _, row in plumes])))
+    middle = (boxes[0][0] + boxes[0][2]) / 2.0
+    own = [_beside(shapely.box(*box), middle) for box in boxes]
+    outlines = [_beside(shapely.from_wkb(row["geometry"]), middle) for _, row in plumes]
+    west, south, east, north = (float(each) for each in shapely.total_bounds([*own, *outlines]))
+    frame = _Frame(_grown((west, south, east, north)))
     clip = "".join(letter if letter.isalnum() else "-" for letter in name)
     layers = [_graticule(frame)]
-    drawn = [shapely.geometry.shape(each) for each in footprints]
+    drawn = [_beside(shapely.geometry.shape(each), middle) for each in footprints]
     layers += [f'<path class="field" d="{frame.path(each)}"/>' for each in drawn]
-    layers += [f'<path class="area" d="{frame.path(shapely.box(*box))}"/>' for box in boxes]
+    layers += [f'<path class="area" d="{frame.path(each)}"/>' for each in own]
     layers += [
-        f'<path class="plume" d="{frame.path(shapely.from_wkb(row["geometry"]))}"><title>{_title(number, row)}</title></path>'
-        for number, row in plumes
+        f'<path class="plume" d="{frame.path(each)}"><title>{_title(number, row)}</title></path>'
+        for each, (number, row) in zip(outlines, plumes, strict=True)
     ]
     wind = next((row for _, row in plumes if row["wind_speed_m_s"] is not None), None)
-    layers += _sources(frame, plumes, windy=wind is not None)
+    layers += _sources(frame, plumes, middle, windy=wind is not None)
     if wind is not None:
         layers.append(_arrow(wind))
     layers.append(_bar(frame))
@@ -98,11 +103,18 @@ def area_map(
     )
 
 
-def _around(box: Box, others: Sequence[Box]) -> Box:
-    """Return a box that holds the area and the plumes of it that lie outside, as a swath's may."""
-    near = [other for other in others if abs(other[0] - box[0]) < 90.0]
-    west, south, east, north = zip(box, *near, strict=True)
-    return min(west), min(south), max(east), max(north)
+def _turns(longitude: float, middle: float) -> float:
+    """Return what brings a longitude to the side of the antimeridian that a map's middle is on: 0 or whole turns."""
+    return 360.0 * round((middle - longitude) / 360.0)
+
+
+def _beside(shape: Any, middle: float) -> Any:
+    """Return a polygon, or several, with each part where it lies nearest to a map's middle."""
+    parts = []
+    for part in shapely.get_parts(shape):
+        by = _turns((part.bounds[0] + part.bounds[2]) / 2.0, middle)
+        parts.append(shapely.affinity.translate(part, xoff=by) if by else part)
+    return shapely.MultiPolygon(parts)
 
 
 def _grown(box: Box) -> Box:
@@ -117,10 +129,15 @@ def _title(number: int, row: Mapping[str, Any]) -> str:
     return escape(f"plume {number}: {told}")
 
 
-def _sources(frame: _Frame, plumes: Sequence[tuple[int, Mapping[str, Any]]], *, windy: bool) -> list[str]:
+def _sources(
+    frame: _Frame, plumes: Sequence[tuple[int, Mapping[str, Any]]], middle: float, *, windy: bool
+) -> list[str]:
     """Return the sources with their numbers, each beside its own and clear of the others, the wind and the bar."""
     left, right, top, bottom = _PAD
-    points = [frame.xy(row["source_longitude"], row["source_latitude"]) for _, row in plumes]
+    points = [
+        frame.xy(row["source_longitude"] + _turns(row["source_longitude"], middle), row["source_latitude"])
+        for _, row in plumes
+    ]
     sizes = [(_DIGIT[0] * len(str(number)) + _HALO, _DIGIT[1]) for number, _ in plumes]
     edge = (left, top, WIDTH - right, HEIGHT - bottom)
     blocked = [(left, edge[3] - _BAR_BOX[1], left + _BAR_BOX[0], edge[3])]
@@ -179,7 +196,7 @@ def _graticule(frame: _Frame) -> str:
         parts.append(f'<path class="grid" d="M{x:.1f} {top}V{HEIGHT - bottom}"/>')
         if left + 16 < x < WIDTH - right - 16:
             parts.append(
-                f'<text class="tick" x="{x:.1f}" y="{HEIGHT - bottom + 16}" text-anchor="middle">{longitude:.{digits}f}°</text>'
+                f'<text class="tick" x="{x:.1f}" y="{HEIGHT - bottom + 16}" text-anchor="middle">{(longitude + 180.0) % 360.0 - 180.0:.{digits}f}°</text>'
             )
     return "".join(parts)
 

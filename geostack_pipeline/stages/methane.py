@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     import xarray as xr
 
 NAME = "methane"
-CODE_VERSION = "4"
+CODE_VERSION = "5"
 TREE = cube_stage.TREE
 
 ENHANCEMENT_RANGE = (-35_000.0, 70_000.0)

@@ -33,6 +33,7 @@ from geostack_pipeline.methane.wind import Box, WindLimits, WindRecords
 from geostack_pipeline.settings import Settings, WindSettings
 from geostack_pipeline.stages import cube, granules, methane
 from geostack_pipeline.stages.plumes_links import (
+    MOSAICS,
     SAME_PASS_S,
     Candidate,
     are_parts,
@@ -47,7 +48,7 @@ from geostack_pipeline.storage.digest import version_of
 from geostack_pipeline.storage.snapshot import Snapshot
 
 NAME = "plumes"
-CODE_VERSION = "4"
+CODE_VERSION = "5"
 
 Rating = Callable[[Mapping[str, Any]], dict[str, Any]]
 """Gives a plume row its emission rate, or the reason why it has none."""
@@ -184,15 +185,17 @@ def _count(ws: Workspace, day: str) -> tuple[Snapshot, bool]:
 def best(candidates: Iterable[Candidate]) -> Candidate:
     """Return the candidate that represents a plume.
 
-    A multi-pass signal comes before a single-pass one, whose scores carry the surface; then the highest score counts;
-    equal ones (the same scene from two catalogs) are told apart by their ids.
+    A single-pass signal comes last, since its scores carry the surface; before that, a spectrometer's spectrum comes before
+    the two bands that only screen; then the highest score counts; equal ones (the same scene from two catalogs) are told
+    apart by their ids.
     """
     return min(candidates, key=_rank)
 
 
-def _rank(one: Candidate) -> tuple[bool, float, float, str]:
+def _rank(one: Candidate) -> tuple[bool, bool, float, float, str]:
     row = one.row
-    return row["method"] != "mbmp", -row["significance"], -row["peak_z"], row["plume_id"]
+    single, screening = row["method"] == "mbsp", row["method"] in MOSAICS
+    return single, screening, -row["significance"], -row["peak_z"], row["plume_id"]
 
 
 def shown(candidates: Sequence[Candidate]) -> tuple[Candidate, list[Candidate]]:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = ["CATALOG", "CODE_VERSION", "NAME", "REPORT", "build", "documents", "items", "target", "version"]
 
-CODE_VERSION = "4"
+CODE_VERSION = "5"
 
 
 def version(plumes_version: str, upstream: Mapping[str, str]) -> str:

@@ -135,8 +135,12 @@ def _scene_ids(step: xr.Dataset) -> tuple[list[str], list[str]]:
 
 
 def _cloud_cover(step: xr.Dataset) -> float | None:
-    """Return the share of the seen pixels under clouds, per cent; None where the fields do not say."""
-    if "quality_flags" not in step:
+    """Return the share of the pixels that a mask tells of under clouds, per cent; None where the fields do not say.
+
+    A methane product leaves out what lies under clouds and does not say why: its pixels with a value are clear, and tell
+    nothing of the others.  Nor does a scene of which no mask of clouds tells anything.
+    """
+    if "quality_flags" not in step or step.attrs.get("method") == "l2b":
         return None
     about = step["quality_flags"].attrs
     masks = dict(
@@ -150,6 +154,7 @@ def _cloud_cover(step: xr.Dataset) -> float | None:
         return None
     flags = step["quality_flags"].values.astype(np.int64)
     seen = (flags & int(masks["no_data"])) == 0
-    if not seen.any():
+    told = seen & ((flags & int(masks.get("no_cloud_mask", 0))) == 0)
+    if not told.any():
         return None
-    return round(100.0 * float(((flags & int(masks["cloud"])) != 0)[seen].mean()), 3)
+    return round(100.0 * float(((flags & int(masks["cloud"])) != 0)[told].mean()), 3)

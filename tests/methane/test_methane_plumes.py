@@ -20,7 +20,8 @@ from methane_scenes import KG_PER_PPM_M_M2, NORTH, PIXEL_M, WEST, Plume, Scene, 
 from rasterio.transform import Affine
 
 from geostack_pipeline.errors import GeostackError
-from geostack_pipeline.methane.detection import DetectionSettings, find_candidates
+from geostack_pipeline.methane import acquisition
+from geostack_pipeline.methane.detection import DetectionSettings, Judgement, find_candidates
 from geostack_pipeline.methane.mass import integrated_mass
 from geostack_pipeline.methane.misfit import UNLIKE, Misfit
 from geostack_pipeline.methane.outline import georeference, outline
@@ -118,6 +119,14 @@ def test_geopandas_reads_it_where_installed(found, tmp_path):
     assert frame.geometry.iloc[0].contains(
         shapely.Point(table["source_longitude"][0].as_py(), table["source_latitude"][0].as_py())
     )
+
+
+@pytest.mark.parametrize("box", [(179.5, 0.0, 180.0, 1.0), (-180.0, 0.0, -179.5, 1.0)])
+def test_a_reader_with_a_box_finds_a_plume_across_the_antimeridian_from_either_side(box):
+    geopandas = pytest.importorskip("geopandas")
+    shape = shapely.union_all([shapely.box(179.99, 0.2, 180.0, 0.3), shapely.box(-180.0, 0.2, -179.98, 0.3)])
+    data = to_geoparquet(plume_rows([{"plume_id": "p", "geometry": shapely.to_wkb(shape)}]))
+    assert len(geopandas.read_parquet(io.BytesIO(data), bbox=box)) == 1
 
 
 def test_an_empty_table_has_the_full_schema(tmp_path):
@@ -298,6 +307,19 @@ def test_the_noise_over_a_striped_background_is_known():
         assert mass.sigma_kg == mass.noise_kg
 
 
+def test_a_plume_that_leaves_nothing_of_the_map_still_has_a_mass():
+    enhancement = np.zeros((24, 24), np.float32)
+    enhancement[4:20, 4:14] = 2000.0
+    found = find_candidates(
+        enhancement, pixel_m=(60.0, 60.0), seed_z=7.0, settings=DetectionSettings(),
+        judgement=Judgement(probability=np.ones((24, 24), np.float32), threshold=0.5),
+    )  # fmt: skip
+    assert len(found.candidates) == 1
+    assert (found.labels > 0).sum() > 500
+    assert np.isfinite(found.background).all()
+    assert float(np.median(found.background)) < 1000.0
+
+
 def grid_fields(crs: str, x0: float, y0: float, step: float, shape=(20, 20)) -> xr.Dataset:
     return xr.Dataset(
         coords={
@@ -337,6 +359,56 @@ def test_a_map_in_degrees_that_runs_on_beyond_the_antimeridian(west, columns):
     longitude, _ = place.point(6, 15)
     wanted = west + 0.0155
     assert longitude == pytest.approx(wanted - 360.0 if wanted > 180.0 else wanted)
+
+
+@pytest.mark.parametrize(("west", "columns"), [(180.0, (0, 6)), (179.98, (14, 20)), (-180.02, (14, 20))])
+def test_a_plume_that_ends_at_the_antimeridian_is_one_polygon(west, columns):
+    mask = np.zeros((20, 20), dtype=bool)
+    mask[5:15, slice(*columns)] = True
+    shape = outline(mask, georeference(grid_fields("EPSG:4326", west, 60.0, 0.001)))
+    assert shape.geom_type == "Polygon"
+    assert shape.is_valid
+    assert shape.area == pytest.approx(mask.sum() * 1e-6, rel=1e-6)
+    assert shape.bounds[2] - shape.bounds[0] == pytest.approx(0.006)
+
+
+@pytest.mark.parametrize(
+    ("crs", "at", "step"),
+    [
+        ("EPSG:3857", (54.2, 60.0), 20.0),
+        ("EPSG:4326", (54.2, 60.0), 2e-4),
+        ("EPSG:32639", (51.0, 60.0), 20.0),
+        ("EPSG:3413", (-45.0, 89.0), 20.0),
+        ("EPSG:2263", (-74.0, 40.7), 60.0),
+    ],
+)
+def test_a_pixel_has_the_area_that_it_covers_on_the_ground(crs, at, step):
+    x, y = pyproj.Transformer.from_crs("OGC:CRS84", crs, always_xy=True).transform(*at)
+    place = georeference(grid_fields(crs, x - 10 * step, y + 10 * step, step))
+    mask = np.zeros((20, 20), dtype=bool)
+    mask[5:15, 5:15] = True
+    shape = outline(mask, place)
+    area, _ = pyproj.Geod(ellps="WGS84").geometry_area_perimeter(shape)
+    assert mask.sum() * place.pixel_area_m2 == pytest.approx(abs(area), rel=5e-3)
+
+
+def test_clouds_keep_their_distance_on_a_map_in_degrees(monkeypatch):
+    cube = make_cube(Scene(shape=(64, 64)))
+    step = PIXEL_M / 111_195.0
+    degrees = cube.assign_coords(
+        y=60.0 - step * np.arange(64), x=54.0 + 2.0 * step * np.arange(64),
+        spatial_ref=((), 0, {"crs_wkt": pyproj.CRS("EPSG:4326").to_wkt()}),
+    )  # fmt: skip
+    told = []
+
+    def classified(scl, *_, pixel_size_m):
+        told.append(pixel_size_m)
+        return np.ones(scl.shape, np.uint16)
+
+    monkeypatch.setattr(acquisition, "classify", classified)
+    for each in (cube, degrees):
+        acquisition.read_acquisition(each, 0)
+    assert told == pytest.approx([PIXEL_M, PIXEL_M], rel=5e-3)
 
 
 def test_diagonal_pixels_give_a_valid_outline():

@@ -15,7 +15,7 @@ from geostack_pipeline.methane.misfit import UNLIKE
 from geostack_pipeline.methane.plumes import NO_MAP, detect
 from geostack_pipeline.methane.swath_fields import NotRetrievedError
 from geostack_pipeline.methane.swath_quality import SwathQuality
-from geostack_pipeline.methane.swath_retrieve import is_readable, retrieve_granule
+from geostack_pipeline.methane.swath_retrieve import _check_any, is_readable, retrieve_granule
 from geostack_pipeline.methane.target import unit_absorption
 from geostack_pipeline.stages.methane_swath import choose
 
@@ -257,6 +257,14 @@ def test_what_cannot_be_retrieved_says_why(granule, spoil, said):
     with xr.set_options(keep_attrs=True), pytest.raises(NotRetrievedError, match=said) as caught:
         retrieve_granule(spoil(node), [mask])
     assert not caught.value.ordinary, "nothing of this is weather"
+
+
+@pytest.mark.parametrize("flag", [SwathQuality.SATURATED, SwathQuality.FLARE])
+def test_a_granule_that_shines_all_over_is_no_matter_of_weather(flag):
+    flags = np.full((4, 4), int(flag), np.uint16)
+    with pytest.raises(NotRetrievedError, match=str(flag.name).lower()) as caught:
+        _check_any(np.full((4, 4), np.nan, np.float32), flags)
+    assert not caught.value.ordinary
 
 
 def test_a_granule_under_clouds_is_an_ordinary_result(granule):

@@ -191,6 +191,19 @@ def test_a_source_that_is_not_there_or_no_wind_at_all(tmp_path: Path) -> None:
         WindSource(str(tmp_path / "half.zarr")).of(*DAY, [BOX])
 
 
+@pytest.mark.parametrize("units", ["knots", "km h-1"])
+def test_a_wind_in_other_units_is_refused(tmp_path: Path, units: str) -> None:
+    wind = grid()
+    for name, said in (("u10", "m s**-1"), ("v10", units)):
+        wind[name].attrs["units"] = said
+    wind.to_zarr(tmp_path / "wind.zarr", zarr_format=3)
+    with pytest.raises(SettingsError, match=units):
+        WindSource(str(tmp_path / "wind.zarr")).of(*DAY, [BOX])
+    wind["v10"].attrs["units"] = "m s**-1"
+    wind.to_zarr(tmp_path / "right.zarr", zarr_format=3)
+    assert WindSource(str(tmp_path / "right.zarr")).of(*DAY, [BOX]).time.size
+
+
 def test_longitudes_to_360_and_boxes_over_the_antimeridian(tmp_path: Path) -> None:
     pl.DataFrame(
         {

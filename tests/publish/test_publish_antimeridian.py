@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from datetime import UTC, datetime
 from typing import Any
 
@@ -21,7 +22,9 @@ from geostack_pipeline.publish.antimeridian import box_around, cut
 from geostack_pipeline.publish.cog import placement
 from geostack_pipeline.publish.geoparquet import items_parquet
 from geostack_pipeline.publish.items import extent, field_item
+from geostack_pipeline.publish.plume_picture import _window
 from geostack_pipeline.publish.products import sensor
+from geostack_pipeline.publish.report_map import area_map
 from geostack_pipeline.publish.root import PublishedDate, root_catalog
 from geostack_pipeline.publish.schemas import problems
 from geostack_pipeline.stages.published_plumes import plume_feature
@@ -137,6 +140,45 @@ def test_a_plume_has_the_same_box_in_its_item_and_its_file(grid: tuple[str, floa
     assert item["bbox"][0] > 179.0 > -179.0 > item["bbox"][2]
     feature = plume_feature({"plume_id": "p", "geometry": shapely.to_wkb(made)})
     assert (feature["geometry"], feature["bbox"]) == (item["geometry"], item["bbox"])
+
+
+def test_a_plume_lies_on_its_map_on_either_side() -> None:
+    mask = np.zeros((60, 80), bool)
+    mask[25:35, 20:45] = True
+    windows = []
+    for west in (20.0, 179.97, -180.05):
+        fields = across("EPSG:4326", west, 10.0)
+        place = placement(fields)
+        shape = shapely.transform(outline(mask, georeference(fields)), place.from_degrees)
+        # The corners of the mask's pixels, whatever side of 180 degrees they are on.
+        left, bottom, right, top = shape.bounds
+        assert place.pixel(left, top) == pytest.approx((20.0, 25.0), abs=1e-3)
+        assert place.pixel(right, bottom) == pytest.approx((45.0, 35.0), abs=1e-3)
+        assert shapely.union_all(shapely.get_parts(shape)).geom_type == "Polygon"
+        windows.append([edge for part in _window(shape, place) for edge in (part.start, part.stop)])
+    # To the pixel that rounded degrees may move it by.
+    assert np.ptp(windows, axis=0).max() <= 1
+
+
+def test_the_map_of_an_area_holds_both_of_its_sides() -> None:
+    drawn = []
+    for west in (20.0, 179.9):
+        parts = [
+            (west, 10.0, west + 0.1, 10.1),
+            (west + 0.1 - (360.0 if west > 90.0 else 0.0), 10.0, 0.0, 10.1),
+        ]
+        parts[1] = (*parts[1][:2], parts[1][0] + 0.1, 10.1)
+        shape = shapely.MultiPolygon([shapely.box(*part) for part in parts])
+        halves = [shapely.box(part[0] + 0.01, 10.04, part[2] - 0.01, 10.06) for part in parts]
+        row = {
+            "geometry": shapely.to_wkb(shapely.MultiPolygon(halves)), "source_longitude": halves[1].centroid.x,
+            "source_latitude": 10.05, "wind_speed_m_s": None, "emission_rate_kg_h": None, "ime_kg": 1.0,
+        }  # fmt: skip
+        svg = area_map("fiji", parts, footprints=[shapely.geometry.mapping(shape)], plumes=[(1, row)])
+        drawn.append(re.findall(r' d="(M[^"]*)"| cx="([^"]*)"', re.sub(r'class="grid"[^>]*', "", svg)))
+        numbers = [float(each) for each in re.findall(r'text-anchor="middle">([-0-9.]+)°', svg)]
+        assert all(-180.0 <= number < 180.0 for number in numbers)
+    assert drawn[0] == drawn[1]
 
 
 def test_a_ring_around_a_pole_holds_it() -> None:

@@ -170,6 +170,10 @@ def test_the_check_sees_a_plume_that_is_shown_twice() -> None:
 def test_a_multi_pass_candidate_represents_before_a_stronger_single_pass_one() -> None:
     single = candidate("cdse", method="mbsp", significance=500.0)
     assert best([single, candidate()]).row["method"] == "mbmp"
+    spectrum = candidate("lp_cloud", method="cmf", significance=10.0)
+    assert best([candidate(), spectrum, single]) is spectrum, (
+        "what only screens must not stand for a spectrum"
+    )
     assert best([candidate(significance=10.0), candidate("cdse")]).row["provider"] == "cdse"
 
 
