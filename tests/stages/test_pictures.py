@@ -94,6 +94,7 @@ def ws(tmp_path: Path) -> Any:
         areas=(AREA, TWIN),
         grid=grid_for,
         reads_overviews=lambda key, area: False,
+        resampling=lambda key, area: "auto",
         blobs=BlobCache(open_root(f"file://{tmp_path}/store")),
         provider_settings=lambda key: SimpleNamespace(bands=("B12",)),
     )
