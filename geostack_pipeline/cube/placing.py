@@ -256,19 +256,23 @@ class Band:
     ) -> Iterator[tuple[TileId, npt.NDArray[np.unsignedinteger], npt.NDArray[np.uint16]]]:
         """Yield unsigned tiles with the table that makes packed numbers of theirs."""
         band = self._layer.band
-        masks = dict(self.raster.read_tiles(tiles, band, masks=True)) if self.raster.has_mask else {}
+        if self.raster.has_mask:
+            for tile, values, mask in self.raster.read_masked_tiles(tiles, band, fleeting=fleeting):
+                packed = self._packed_values(values)
+                packed[mask == 0] = packing.FILL
+                yield tile, packed, packing.identity()
+            return
         for tile, values in self.raster.read_tiles(tiles, band, fleeting=fleeting):
-            if self._table is not None and not masks:
+            if self._table is not None:
                 yield tile, values.view(f"u{values.dtype.itemsize}"), self._table
-                continue
-            packed = (
-                self._packed(values)
-                if self._table is None
-                else np.take(self._table, values.view(f"u{values.dtype.itemsize}"))
-            )
-            if masks:
-                packed[masks[tile] == 0] = packing.FILL
-            yield tile, packed, packing.identity()
+            else:
+                yield tile, self._packed(values), packing.identity()
+
+    def _packed_values(self, values: npt.NDArray[np.generic]) -> npt.NDArray[np.uint16]:
+        """Return a tile's packed numbers, by the table where there is one."""
+        if self._table is None:
+            return self._packed(values)
+        return np.take(self._table, values.view(f"u{values.dtype.itemsize}"))
 
     def _packed(self, numbers: npt.NDArray[np.generic]) -> npt.NDArray[np.uint16]:
         if self._meaning == "classes":
