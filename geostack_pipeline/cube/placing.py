@@ -89,10 +89,18 @@ class Band:
         self._lock = Lock()
 
     def close(self) -> None:
-        """Release what is behind the band."""
+        """Release what is behind the band; may be called again."""
         self.raster.close()
         if self._whole is not None:
             self._whole.close()
+        with self._lock:
+            self._cache.clear()
+
+    def rest(self) -> None:
+        """Close files that the next read opens again."""
+        self.raster.rest()
+        if self._whole is not None:
+            self._whole.rest()
 
     def take_overview(self, where: CoordinateMap) -> bool:
         """Go on with the coarsest overview whose pixels are not larger than the grid's; return whether there is one.

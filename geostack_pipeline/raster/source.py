@@ -92,6 +92,8 @@ class Raster(ABC):
     """(width, height) of the reduced images, finest first."""
     has_mask: bool
     """Whether an internal mask or an alpha band says which pixels are valid."""
+    holds_files: bool = False
+    """Whether files are open, or lie on the local disk, until it is closed."""
 
     @property
     def tile_grid(self) -> tuple[int, int]:
@@ -180,7 +182,11 @@ class Raster(ABC):
 
     @abstractmethod
     def close(self) -> None:
-        """Release what is behind the raster."""
+        """Release what is behind the raster; may be called again."""
+
+    def rest(self) -> None:
+        """Close files that the next read opens again."""
+        return
 
     def __enter__(self) -> Self:
         return self
@@ -411,6 +417,8 @@ class _ThroughGdal(Raster):
     few decoded blocks, since nobody asks it for the same block twice.
     """
 
+    holds_files = True
+
     def __init__(self, source: SourceObject, *, level: int | None = None, path: Path | None = None) -> None:
         self.key = source.key
         self._source = source
@@ -529,10 +537,14 @@ class _ThroughGdal(Raster):
     def close(self) -> None:
         with self._lock:
             self._closed = True
+        self.rest()
+        self._release()
+
+    def rest(self) -> None:
+        with self._lock:
             idle, self._idle = self._idle, []
         for data in idle:
             data.close()
-        self._release()
 
     def _release(self) -> None:
         if self._folder is not None:
