@@ -27,6 +27,9 @@ import numpy.typing as npt
 from numba import njit
 
 EDGE = 1e-10
+CUT_PX, CUT_SHARE = 4.0, 0.4
+"""A pixel is cut whose corners are more than so many source pixels apart, and its centre more than this share of that
+from their middle: where the map is smooth the centre is about the middle."""
 NOTHING, MIXED = -1, 0
 """Cells without a wanted pixel in the image, and cells that must be looked at pixel by pixel."""
 
@@ -375,6 +378,9 @@ def window_needed(
                         continue
                     if reach_columns < 0.0:
                         c0, c1, r0, r1 = _footprint(columns, rows, step, period, n, m, i, j)
+                        if exact and period == 0.0:
+                            c0, c1 = _uncut(c, c0, c1)
+                            r0, r1 = _uncut(r, r0, r1)
                         first, stop = _columns_in(math.floor(c0 + EDGE), math.ceil(c1 - EDGE), width, turn)
                         column, stop_column = min(column, first), max(stop_column, stop)
                         row = min(row, max(0, math.floor(r0 + EDGE)))
@@ -486,6 +492,21 @@ def _footprint(
 
 
 @njit(nogil=True, cache=True)
+def _uncut(centre: float, low: float, high: float) -> tuple[float, float]:
+    """Return the extent of a pixel on its centre's side, where the source's projection is cut inside the pixel.
+
+    Mercator is cut at the antimeridian: corners on both sides of it are the whole Earth apart, and the centre is beside
+    one of them instead of between them.  The corner on its side has a counterpart at the same distance from it.
+    """
+    if high - low <= CUT_PX or abs(centre - 0.5 * (low + high)) <= CUT_SHARE * (high - low):
+        return low, high
+    half = min(abs(centre - low), abs(high - centre))
+    if half <= EDGE:
+        return math.floor(centre), math.floor(centre) + 1.0
+    return centre - half, centre + half
+
+
+@njit(nogil=True, cache=True)
 def place_average(
     columns: Nodes,
     rows: Nodes,
@@ -534,6 +555,9 @@ def place_average(
                         if not _inside(c, r, tile_row, tile_column, tile_width, tile_height, width, height):
                             continue
                     c0, c1, r0, r1 = _footprint(columns, rows, step, period, n, m, i, j)
+                    if exact and period == 0.0:
+                        c0, c1 = _uncut(c, c0, c1)
+                        r0, r1 = _uncut(r, r0, r1)
                     column, stop_column = _columns_in(
                         math.floor(c0 + EDGE), math.ceil(c1 - EDGE), width, turn
                     )

@@ -94,10 +94,18 @@ class Band:
         self._lock = Lock()
 
     def close(self) -> None:
-        """Release what is behind the band."""
+        """Release what is behind the band; may be called again."""
         self.raster.close()
         if self._whole is not None:
             self._whole.close()
+        with self._lock:
+            self._cache.clear()
+
+    def rest(self) -> None:
+        """Close files that the next read opens again."""
+        self.raster.rest()
+        if self._whole is not None:
+            self._whole.rest()
 
     def take_overview(self, where: CoordinateMap) -> bool:
         """Go on with the overview that is to stand for the image on the grid; return whether there is one.
@@ -262,19 +270,23 @@ class Band:
     ) -> Iterator[tuple[TileId, npt.NDArray[np.unsignedinteger], npt.NDArray[np.uint16]]]:
         """Yield unsigned tiles with the table that makes packed numbers of theirs."""
         band = self._layer.band
-        masks = dict(self.raster.read_tiles(tiles, band, masks=True)) if self.raster.has_mask else {}
+        if self.raster.has_mask:
+            for tile, values, mask in self.raster.read_masked_tiles(tiles, band, fleeting=fleeting):
+                packed = self._packed_values(values)
+                packed[mask == 0] = packing.FILL
+                yield tile, packed, packing.identity()
+            return
         for tile, values in self.raster.read_tiles(tiles, band, fleeting=fleeting):
-            if self._table is not None and not masks:
+            if self._table is not None:
                 yield tile, values.view(f"u{values.dtype.itemsize}"), self._table
-                continue
-            packed = (
-                self._packed(values)
-                if self._table is None
-                else np.take(self._table, values.view(f"u{values.dtype.itemsize}"))
-            )
-            if masks:
-                packed[masks[tile] == 0] = packing.FILL
-            yield tile, packed, packing.identity()
+            else:
+                yield tile, self._packed(values), packing.identity()
+
+    def _packed_values(self, values: npt.NDArray[np.generic]) -> npt.NDArray[np.uint16]:
+        """Return a tile's packed numbers, by the table where there is one."""
+        if self._table is None:
+            return self._packed(values)
+        return np.take(self._table, values.view(f"u{values.dtype.itemsize}"))
 
     def _packed(self, numbers: npt.NDArray[np.generic]) -> npt.NDArray[np.uint16]:
         if self._meaning == "classes":

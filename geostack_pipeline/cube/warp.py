@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from geostack_pipeline.cube.grid import GridSpec
+from geostack_pipeline.cube.kernels import CUT_PX, CUT_SHARE
 from geostack_pipeline.raster.geo import Affine6, inverse
 from geostack_pipeline.raster.window import centre_x, parsed_crs, projected, same_crs, unwrapped
 
@@ -60,7 +61,8 @@ class CoordinateMap:
     @property
     def spans(self) -> tuple[float, float]:
         """Source columns and source rows that one grid pixel's side spans, on average over the grid."""
-        return _span(self.columns, self.step), _span(self.rows, self.step)
+        cut = self._cut()
+        return _span(self.columns, self.step, cut), _span(self.rows, self.step, cut)
 
     @property
     def is_lattice(self) -> bool:
@@ -82,8 +84,21 @@ class CoordinateMap:
         cx, cy = np.diff(self.columns, axis=1)[:-1], np.diff(self.columns, axis=0)[:, :-1]
         rx, ry = np.diff(self.rows, axis=1)[:-1], np.diff(self.rows, axis=0)[:, :-1]
         area = np.abs(cx * ry - cy * rx) / self.step**2
-        area = area[np.isfinite(area)]
+        area = area[np.isfinite(area) & ~self._cut()]
         return float(np.sqrt(area.mean())) if area.size else 1.0
+
+    def _cut(self) -> npt.NDArray[np.bool_]:
+        """Return in which cells the source's projection is cut, as Mercator at the antimeridian: see ``kernels``."""
+        cut = np.zeros((self.columns.shape[0] - 1, self.columns.shape[1] - 1), np.bool_)
+        if self.period > 0.0 or not self.exact_columns.size:
+            return cut
+        for nodes, centres in ((self.columns, self.exact_columns), (self.rows, self.exact_rows)):
+            corners = (nodes[:-1, :-1], nodes[:-1, 1:], nodes[1:, :-1], nodes[1:, 1:])
+            low, high = np.minimum.reduce(corners), np.maximum.reduce(corners)
+            with np.errstate(invalid="ignore"):
+                apart = np.abs(centres - (low + high) / 2.0) > CUT_SHARE * (high - low)
+                cut |= apart & (high - low > CUT_PX)
+        return cut
 
 
 def coordinate_map(
@@ -150,10 +165,10 @@ def _has_corners(nodes: Nodes) -> npt.NDArray[np.bool_]:
     return np.asarray(finite[:-1, :-1] & finite[1:, :-1] & finite[:-1, 1:] & finite[1:, 1:])
 
 
-def _span(nodes: Nodes, step: int) -> float:
+def _span(nodes: Nodes, step: int, cut: npt.NDArray[np.bool_]) -> float:
     down, right = np.diff(nodes, axis=0)[:, :-1], np.diff(nodes, axis=1)[:-1]
     length = np.hypot(down, right)
-    length = length[np.isfinite(length)]
+    length = length[np.isfinite(length) & ~cut]
     return float(length.mean()) / step if length.size else 1.0
 
 

@@ -24,7 +24,8 @@ from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.windows import Window as RasterioWindow
 
 from geostack_pipeline.errors import RasterError
-from geostack_pipeline.raster.codecs import TileDecoder, decodable
+from geostack_pipeline.raster import tiff
+from geostack_pipeline.raster.codecs import TileDecoder, decodable, pixel_type
 from geostack_pipeline.raster.fetch import SourceObject, looks_like_text, merged, not_a_raster
 from geostack_pipeline.raster.geo import Affine6, Georeference, georeference, name_of, scaled
 from geostack_pipeline.raster.reduced import reduced_images
@@ -40,6 +41,8 @@ TileId = tuple[int, int]
 
 _STRIP_ROWS = 256
 """Rows of the tiles that a file without tiles is read in."""
+_ALPHA_SAMPLES = frozenset({1, 2})
+"""What a TIFF's extra samples say of an alpha band: colours are multiplied by it, or not."""
 _CACHE_BYTES = 32 << 20
 """Decoded blocks that GDAL keeps: a block of a Sentinel-2 file has 2 MiB, and its default is a twentieth of the memory."""
 _DRIVERS: Mapping[bytes, str] = {
@@ -89,7 +92,9 @@ class Raster(ABC):
     overviews: tuple[tuple[int, int], ...]
     """(width, height) of the reduced images, finest first."""
     has_mask: bool
-    """Whether an internal mask says which pixels are valid."""
+    """Whether an internal mask or an alpha band says which pixels are valid."""
+    holds_files: bool = False
+    """Whether files are open, or lie on the local disk, until it is closed."""
 
     @property
     def tile_grid(self) -> tuple[int, int]:
@@ -107,10 +112,18 @@ class Raster(ABC):
     ) -> Iterator[tuple[TileId, Array]]:
         """Yield tiles as (rows, columns) arrays of full tile size, in any order.
 
-        Pixels behind the image's edge hold anything.  With ``masks`` the internal mask is
+        Pixels behind the image's edge hold anything.  With ``masks`` the band's mask is
         read instead: non-zero is valid.  With ``fleeting`` an array may hold only until the next one is asked for:
         its memory is used again.
         """
+
+    def read_masked_tiles(
+        self, tiles: Sequence[TileId], band: int = 1, *, fleeting: bool = False
+    ) -> Iterator[tuple[TileId, Array, Array]]:
+        """Yield tiles of a raster that :attr:`has_mask` with their masks; see :meth:`read_tiles`."""
+        masks = dict(self.read_tiles(tiles, band, masks=True))
+        for tile, values in self.read_tiles(tiles, band, fleeting=fleeting):
+            yield tile, values, masks[tile]
 
     @abstractmethod
     def overview(self, level: int) -> Raster:
@@ -170,7 +183,11 @@ class Raster(ABC):
 
     @abstractmethod
     def close(self) -> None:
-        """Release what is behind the raster."""
+        """Release what is behind the raster; may be called again."""
+
+    def rest(self) -> None:
+        """Close files that the next read opens again."""
+        return
 
     def __enter__(self) -> Self:
         return self
@@ -235,7 +252,8 @@ class _TiledTiff(Raster):
         if place.nodata is not None:
             self._fill = _as_type(place.nodata, self.dtype)
         self._mask = None if mask is None else _Tiles(mask)
-        self.has_mask = mask is not None
+        self._alpha = None if mask is not None or self.nodata is not None else _alpha(file.main)
+        self.has_mask = self._mask is not None or self._alpha is not None
         if self._mask is not None and (
             (self._mask.decoder.width, self._mask.decoder.height) != (self.tile_width, self.tile_height)
         ):
@@ -260,21 +278,56 @@ class _TiledTiff(Raster):
     def read_tiles(
         self, tiles: Sequence[TileId], band: int = 1, *, masks: bool = False, fleeting: bool = False
     ) -> Iterator[tuple[TileId, Array]]:
-        image = self._image
+        image, fill = self._image, self._fill
         if masks:
-            if self._mask is None:
-                raise ValueError(f"{self.key} has no internal mask")
-            image, band = self._mask, 1
+            image, band, fill = self._masks_of(band)
+            if band == 0:
+                yield from (
+                    (tile, np.full((self.tile_height, self.tile_width), 255, np.uint8)) for tile in tiles
+                )
+                return
         plane, sample = (band - 1, 0) if image.planar else (0, band - 1)
-        shape = (image.decoder.height, image.decoder.width)
+        for tile, decoded in self._decoded(image, plane, tiles, fleeting=fleeting):
+            if decoded is None:
+                yield tile, np.full((self.tile_height, self.tile_width), fill, image.decoder.dtype)
+            else:
+                yield tile, np.ascontiguousarray(decoded[:, :, sample])
+
+    def _masks_of(self, band: int) -> tuple[_Tiles, int, np.generic]:
+        """Return which image's band is the mask of a band (0: all is valid), and what a sparse tile of it holds."""
+        if self._mask is not None:
+            return self._mask, 1, np.uint8(0)
+        if self._alpha is None:
+            raise ValueError(f"{self.key} has no mask")
+        # the alpha band itself is valid everywhere, as GDAL has it
+        return self._image, 0 if band == self._alpha else self._alpha, self._fill
+
+    def read_masked_tiles(
+        self, tiles: Sequence[TileId], band: int = 1, *, fleeting: bool = False
+    ) -> Iterator[tuple[TileId, Array, Array]]:
+        alpha = self._alpha
+        if alpha is None or band == alpha or self._image.planar:
+            yield from super().read_masked_tiles(tiles, band, fleeting=fleeting)
+            return
+        # both lie in one tile, which is fetched and decoded once
+        for tile, decoded in self._decoded(self._image, 0, tiles, fleeting=fleeting):
+            if decoded is None:
+                sparse = np.full((self.tile_height, self.tile_width), self._fill, self.dtype)
+                yield tile, sparse, sparse
+            else:
+                yield tile, np.ascontiguousarray(decoded[:, :, band - 1]), decoded[:, :, alpha - 1]
+
+    def _decoded(
+        self, image: _Tiles, plane: int, tiles: Sequence[TileId], *, fleeting: bool
+    ) -> Iterator[tuple[TileId, Array | None]]:
+        """Yield tiles of one plane, shaped (rows, columns, samples); None for one that is not stored."""
         wanted: list[tuple[int, int, TileId]] = []
         for tile in tiles:
             start, count = int(image.offsets[plane, *tile]), int(image.counts[plane, *tile])
             if count:
                 wanted.append((start, start + count, tile))
             else:
-                fill = np.uint8(0) if masks else self._fill
-                yield tile, np.full(shape, fill, image.decoder.dtype)
+                yield tile, None
         wanted.sort()
         scratch = np.empty(image.decoder.size, np.uint8) if fleeting else None
         i = 0
@@ -282,8 +335,7 @@ class _TiledTiff(Raster):
             data = memoryview(self._source.cached(first, last) or self._source.read_many([(first, last)])[0])
             while i < len(wanted) and wanted[i][1] <= last:
                 start, stop, tile = wanted[i]
-                decoded = image.decoder.decode(data[start - first : stop - first], scratch)
-                yield tile, np.ascontiguousarray(decoded[:, :, sample])
+                yield tile, image.decoder.decode(data[start - first : stop - first], scratch)
                 i += 1
 
     def read_bands(self, window: Window, bands: Sequence[int]) -> Array:
@@ -319,6 +371,17 @@ class _TiledTiff(Raster):
         """Nothing is held."""
 
 
+def _alpha(directory: Directory) -> int | None:
+    """Return the band that says how much of each pixel is to be seen, by GDAL's rule; None where there is none.
+
+    It is the last one of two or of four unsigned ones.  GDAL reads the files that are not decoded here: where it
+    knows no alpha band, as among five, none is known here either.  Beside a no-data value it counts for nothing.
+    """
+    kind, extra = pixel_type(directory), directory.array(tiff.EXTRA_SAMPLES)
+    known = kind is not None and kind.kind == "u" and kind.itemsize <= 2 and directory.samples in {2, 4}
+    return directory.samples if known and extra.size and int(extra[-1]) in _ALPHA_SAMPLES else None
+
+
 class _Tiles:
     """The tile index and the decoder of one image."""
 
@@ -335,6 +398,8 @@ class _ThroughGdal(Raster):
     decoded by a handle that no other thread uses meanwhile (handles are opened as threads need them), and GDAL keeps
     few decoded blocks, since nobody asks it for the same block twice.
     """
+
+    holds_files = True
 
     def __init__(self, source: SourceObject, *, level: int | None = None, path: Path | None = None) -> None:
         self.key = source.key
@@ -454,10 +519,14 @@ class _ThroughGdal(Raster):
     def close(self) -> None:
         with self._lock:
             self._closed = True
+        self.rest()
+        self._release()
+
+    def rest(self) -> None:
+        with self._lock:
             idle, self._idle = self._idle, []
         for data in idle:
             data.close()
-        self._release()
 
     def _release(self) -> None:
         if self._folder is not None:

@@ -17,11 +17,22 @@ from obstore import exceptions as obs_errors
 from geostack_pipeline.errors import GeostackError, StorageError
 
 Kind = Literal[
-    "missing", "exists", "changed", "full", "denied", "login", "unsupported", "unreachable", "other"
+    "missing",
+    "exists",
+    "changed",
+    "full",
+    "denied",
+    "login",
+    "unsupported",
+    "unreachable",
+    "crowded",
+    "other",
 ]
 
 _FULL_ERRNOS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _FULL_TEXT = re.compile(r"os error (28|122|27)\b|No space left on device|Disk quota exceeded|StorageFull")
+_CROWDED_ERRNOS = {errno.EMFILE, errno.ENFILE}
+_CROWDED_TEXT = re.compile(r"os error (23|24)\b|Too many open files")
 _DENIED_TEXT = re.compile(
     r"os error (1|13|30)\b|Permission denied|Read-only file system|InvalidToken|ExpiredToken"
 )
@@ -60,6 +71,8 @@ def kind_of(error: BaseException) -> Kind:
         return _STATUS_KINDS[status[1]]
     if (isinstance(error, OSError) and error.errno in _FULL_ERRNOS) or _FULL_TEXT.search(text):
         return "full"
+    if (isinstance(error, OSError) and error.errno in _CROWDED_ERRNOS) or _CROWDED_TEXT.search(text):
+        return "crowded"
     if isinstance(error, PermissionError) or _DENIED_TEXT.search(text):
         return "denied"
     if isinstance(error, ConnectionError | TimeoutError) or _UNREACHABLE_TEXT.search(text):
@@ -77,6 +90,9 @@ def plain_text(error: BaseException) -> str:
     return text[:_TEXT_LIMIT] or type(error).__name__
 
 
+MORE_FILES = "raise the limit of open files (`ulimit -n`), then run again"
+"""What helps where a process has no file left to open."""
+
 _ACTIONS: dict[Kind, tuple[str, bool]] = {
     "missing": ("check that the root still exists, and restore it if it was moved", False),
     "exists": ("run again", True),
@@ -89,6 +105,7 @@ _ACTIONS: dict[Kind, tuple[str, bool]] = {
     "login": ("check the credentials set for this root", False),
     "unsupported": ("use a root whose store supports conditional writes", False),
     "unreachable": ("check the endpoint and the network, then run again", True),
+    "crowded": (MORE_FILES, False),
     "other": ("look at the cause above, then run again", True),
 }
 

@@ -13,7 +13,7 @@ import time
 from dataclasses import dataclass
 
 from geostack_pipeline.errors import AuthError, GeostackError, TransferError
-from geostack_pipeline.storage.failures import kind_of, plain_text
+from geostack_pipeline.storage.failures import MORE_FILES, kind_of, plain_text
 
 _STATUS = re.compile(r"status code: (\d{3})")
 _WORTH_RETRYING = {408, 425, 429}
@@ -87,6 +87,13 @@ def transfer_error(error: BaseException, key: str, *, tries: int = 1) -> Geostac
             subject=key,
             found=plain_text(error),
             action="check the provider's credentials and their rights; a login may have expired",
+        )
+    if kind == "crowded":
+        return TransferError(
+            "no more files can be opened, nor connections",
+            subject=key,
+            found=plain_text(error),
+            action=MORE_FILES,
         )
     if kind == "changed" or isinstance(error, ChangedError):
         return TransferError(

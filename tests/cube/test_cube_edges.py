@@ -13,6 +13,7 @@ import obstore
 import pyproj
 import pytest
 import rasterio
+import rasterio.shutil
 from cube_oracle import NOON, gdal, layer, scene
 from obstore.store import MemoryStore
 from rasterio.enums import Resampling
@@ -322,6 +323,37 @@ ODD: dict[str, dict[str, object]] = {
     },
     "NaN": {"predictor": 3},
 }  # fmt: skip
+
+
+ALPHA: dict[str, dict[str, object]] = {
+    "pixel-interleaved": {"interleave": "pixel"},
+    "band-interleaved": {"interleave": "band"},
+    "zstd": {"interleave": "pixel", "compress": "zstd", "predictor": 2},
+    "COG": {},
+    "strips": {"tiled": False, "blockxsize": None, "blockysize": 7},
+}
+
+
+@pytest.mark.parametrize("layout", ALPHA)
+@pytest.mark.parametrize("how", ["nearest", "bilinear"])
+def test_what_an_alpha_band_hides_is_no_data_in_every_layout(tmp_path: Path, layout: str, how: str) -> None:
+    numbers = np.clip(noise((4, 210, 190), "uint16", nodata=None), 1, 30000)
+    numbers[3] = 65535
+    numbers[3, :60, :70] = 0
+    if layout == "COG":  # which is made of a file, for it takes no alpha band by name
+        plain = write_tiff(tmp_path / "plain.tif", numbers, nodata=None, photometric="RGB", ALPHA="YES")
+        path = tmp_path / "a.tif"
+        rasterio.shutil.copy(plain, path, driver="COG", BLOCKSIZE=64, OVERVIEW_COUNT=1, ADD_ALPHA="NO")
+    else:
+        path = write_tiff(
+            tmp_path / "a.tif", numbers, nodata=None, photometric="RGB", ALPHA="YES", **ALPHA[layout]
+        )
+    grid = GridSpec(crs="EPSG:32632", transform=(20.0, 0.0, 6e5, 0.0, -20.0, 5.1e6), width=190, height=210)
+    with rasterio.open(path) as source:
+        expected = np.where(source.dataset_mask() == 0, 0, source.read(2).astype(int) + 1000)
+    assert (expected[:60, :70] == 0).all()
+    own = scene("a", {"B": layer(path, offset=0.0, nodata=None, band=2)})
+    assert np.array_equal(build_packed(grid, [own], ["B"], resampling=how).reflectance.values[0, 0], expected)
 
 
 @pytest.mark.parametrize("name", ODD)

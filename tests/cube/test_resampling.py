@@ -17,6 +17,7 @@ from synthetic_rasters import noise, write_tiff
 from geostack_pipeline.areas import Area
 from geostack_pipeline.cube.build import build_packed
 from geostack_pipeline.cube.grid import GridSpec, grid_for
+from geostack_pipeline.cube.warp import coordinate_map
 from geostack_pipeline.errors import RasterError
 
 HERE = (10.32, 45.93, 10.42, 46.0)
@@ -200,6 +201,39 @@ def _mean_of_a_turned_source(path: Path, grid: GridSpec) -> None:
     difference = np.abs(mine.astype(int) - expected)[given]
     assert (difference <= 2).mean() >= 0.999
     assert (difference == 0).mean() >= 0.98
+
+
+@pytest.mark.parametrize(("columns", "resolution"), [(2000, 2000.0), (4000, 60_000.0)])
+def test_a_projected_globe_is_not_mixed_across_its_cut(
+    tmp_path: Path, columns: int, resolution: float
+) -> None:
+    """Web Mercator ends at the antimeridian; a pixel over it has the mean of its centre's side, no whole row's."""
+    half = 20037508.342789244
+    stripes = np.tile(1000 + 20 * np.arange(columns) % 20_000, (200, 1))
+    stripes[:, : columns // 20] = 3000
+    stripes[:, -columns // 20 :] = 4000
+    path = write_tiff(
+        tmp_path / "a.tif", stripes[None].astype(np.uint16), crs="EPSG:3857", resolution=2 * half / columns,
+        origin=(-half, 100 * 2 * half / columns + half * -0.1),
+    )  # fmt: skip
+    grid = grid_for(Area(name="a", bbox=(178, -20, -178, -16), resolution_m=resolution))
+    assert grid.crs == "EPSG:32701"
+    own = scene("a", {"B": layer(path, offset=0.0)})
+    x, _ = pyproj.Transformer.from_crs(grid.crs, "EPSG:4326", always_xy=True).transform(
+        *np.meshgrid(grid.x, grid.y)
+    )
+    expected = np.where(x < 0, 3000, 4000) + 1000
+    assert {4000, 5000} <= set(np.unique(expected))
+    for how in ("average", "nearest", "auto"):
+        found = build_packed(grid, [own], ["B"], resampling=how).reflectance.values[0, 0]
+        assert np.array_equal(found, expected), how
+    where = coordinate_map(
+        grid, "EPSG:3857", (2 * half / columns, 0, -half, 0, -2 * half / columns, half), columns, columns
+    )
+    # a degree of longitude has this many columns, and a pixel of the grid this part of one
+    assert where.spans[0] == pytest.approx(
+        columns / 360 * resolution / 111_320 / np.cos(np.radians(18)), rel=0.02
+    )
 
 
 def test_the_mean_has_no_holes_where_the_source_is_turned_by_45_degrees(tmp_path: Path) -> None:

@@ -107,6 +107,38 @@ def test_a_crs_has_the_name_of_an_epsg_one_only_where_it_is_that(
         assert raster.crs.startswith("EPSG:") is crs.startswith("EPSG:")
 
 
+@pytest.mark.filterwarnings("ignore:The dataset's nodata attribute is shadowing")
+@pytest.mark.parametrize("nodata", [None, 7.0])
+@pytest.mark.parametrize("interleave", ["pixel", "band"])
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "int16", "float32"])
+@pytest.mark.parametrize("count", [2, 3, 4, 5])
+def test_alpha_bands_are_masks_where_gdal_takes_them_for_such(
+    tmp_path: Path, count: int, dtype: str, interleave: str, nodata: float | None
+) -> None:
+    """Also sparse tiles, the mask of the alpha band itself, and a no-data value beside it, which GDAL prefers."""
+    numbers = np.maximum(noise((count, 128, 128), dtype, nodata=None), 1).astype(dtype)
+    numbers[-1, :40, :30] = 0
+    numbers[:, 64:, 64:] = 0
+    path = write_tiff(
+        tmp_path / "a.tif", numbers, nodata=nodata, interleave=interleave, ALPHA="YES", SPARSE_OK="TRUE",
+        **({"photometric": "RGB"} if count > 3 else {}),
+    )  # fmt: skip
+    tiles = [(i, j) for i in range(2) for j in range(2)]
+    with rasterio.open(path) as source, open_raster(LocalStore(tmp_path), "a.tif") as raster:
+        flags = source.mask_flag_enums[0]
+        assert raster.has_mask is (rasterio.enums.MaskFlags.per_dataset in flags)
+        assert raster.has_mask is (count in {2, 4} and dtype.startswith("u") and nodata is None)
+        for band in (1, count) if raster.has_mask else ():
+            masked = list(raster.read_masked_tiles(tiles, band))
+            alone = dict(raster.read_tiles(tiles, band, masks=True))
+            assert sorted(tile for tile, _, _ in masked) == tiles
+            for (i, j), values, mask in masked:
+                place = RasterioWindow(64 * j, 64 * i, 64, 64)
+                assert np.array_equal(values, source.read(band, window=place))
+                assert np.array_equal(mask != 0, source.read_masks(band, window=place) != 0)
+                assert np.array_equal(mask != 0, alone[i, j] != 0)
+
+
 def test_only_the_tiles_of_a_window_are_read(tmp_path: Path) -> None:
     write_tiff(
         tmp_path / "a.tif", np.random.default_rng(0).integers(1, 60000, (1, 1024, 1024), dtype=np.uint16)

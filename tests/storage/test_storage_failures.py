@@ -10,6 +10,7 @@ import pytest
 
 from geostack_pipeline.errors import StorageError
 from geostack_pipeline.storage.failures import kind_of, plain_text, storage_error, storage_errors
+from geostack_pipeline.storage.retry import is_temporary, transfer_error
 
 
 @pytest.mark.parametrize(
@@ -35,10 +36,14 @@ from geostack_pipeline.storage.failures import kind_of, plain_text, storage_erro
         (obs.GenericError("Read-only file system (os error 30)"), "denied"),
         (obs.GenericError("400 Bad Request: <Code>InvalidToken</Code>"), "denied"),
         (PermissionError("x"), "denied"),
+        (OSError(errno.EMFILE, "x"), "crowded"),
+        (obs.GenericError("Unable to open file /a: Too many open files (os error 24)"), "crowded"),
+        (obs.GenericError("HTTP error: error sending request: Too many open files (os error 24)"), "crowded"),
         (obs.GenericError("HTTP error: error sending request"), "unreachable"),
         (obs.GenericError("HTTP error: request or response body error"), "unreachable"),
         (TimeoutError("x"), "unreachable"),
         (obs.GenericError("os error 280"), "other"),
+        (obs.GenericError("os error 240"), "other"),
         (ValueError("x"), "other"),
     ],
 )
@@ -85,3 +90,11 @@ def test_answers_pass_through_and_failures_become_storage_errors() -> None:
         raise obs.GenericError("No space left on device (os error 28)")
     with pytest.raises(ZeroDivisionError), storage_errors("s", "d"):
         raise ZeroDivisionError
+
+
+def test_a_process_without_files_left_is_not_asked_to_wait() -> None:
+    error = obs.GenericError("Unable to open file /a: Too many open files (os error 24)")
+    assert not is_temporary(error)
+    told = transfer_error(error, "a")
+    assert not told.retryable
+    assert "ulimit -n" in str(told)
