@@ -420,7 +420,7 @@ def test_whoever_judges_holds_no_granule_that_it_is_done_with(tmp_path: Path) ->
     alive: list[weakref.ref[Granule]] = []
 
     def read() -> Iterator[Granule]:
-        for granule, _ in (judged(0.5, seed)[seed % 2] for seed in range(8)):
+        for granule, _ in (judged(0.5, seed)[seed % 2] for seed in range(4)):
             gc.collect()
             assert sum(each() is not None for each in alive) <= 1
             alive.append(weakref.ref(granule))
@@ -430,7 +430,7 @@ def test_whoever_judges_holds_no_granule_that_it_is_done_with(tmp_path: Path) ->
         return np.clip(stack[0] / 1000.0, 0.0, 1.0)
 
     method = Method(name="a", score=score, threshold=0.5, levels=(0.2, 0.4))
-    assert len(judge([method], read, seed=0, folder=tmp_path)["a"].item_ids) == 8
+    assert len(judge([method], read, seed=0, folder=tmp_path)["a"].item_ids) == 4
     assert calibrated(score, read, tmp_path).scale > 0
     assert best_threshold(score, read, folder=tmp_path) <= 1.0
     assert list(tmp_path.iterdir()) == []

@@ -91,7 +91,7 @@ def test_mbmp_and_the_surface_term():
     assert np.isnan(fraction[0, 0])
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(
     values=hnp.arrays(np.float32, (3, 41), elements=st.floats(-1e3, 1e3, width=32)),
     mask=hnp.arrays(np.bool_, (3, 41)),

@@ -28,8 +28,8 @@ def _one(file: Path) -> tuple[int, str]:
 
 
 def test_a_few_processes_end_well(sandbox_settings: Callable[..., Path]) -> None:
-    results = [_one(sandbox_settings(f"p{index}.yaml", root=f"file:p{index}")) for index in range(3)]
-    assert [code for code, _ in results] == [0, 0, 0], results
+    results = [_one(sandbox_settings(f"p{index}.yaml", root=f"file:p{index}")) for index in range(2)]
+    assert [code for code, _ in results] == [0, 0], results
 
 
 @pytest.mark.slow
