@@ -47,11 +47,11 @@ $(VALIDATOR)/.installed: $(STAMP)
 	@$(VALIDATOR)/bin/python -m pip install --quiet --disable-pip-version-check stac-api-validator==0.6.8
 	@touch $@
 
-# In the order of tests/conftest.py: the files that take longest begin.
+# In the order of tests/conftest.py: the files that take longest begin. Many of these tests wait (for daemons, browsers, servers
+# that hang): three at a time keep two cores busy.
 test-slow: $(VENV)/.test $(VALIDATOR)/.installed
 	@STAC_API_VALIDATOR=$(VALIDATOR)/bin/stac-api-validator \
-	  $(BIN)/python -m pytest -m 'slow and not browser' -q -n 2 --dist loadfile --no-loadscope-reorder --durations 40 --durations-min 10
-	@$(BIN)/python -m pytest -m browser -q
+	  $(BIN)/python -m pytest -m 'slow or browser' -q -n 3 --dist loadfile --no-loadscope-reorder --durations 40 --durations-min 10
 
 # mag1c needs torch, and is only run as a peer of the filters: an environment of its own.
 $(VENV)/mag1c/.installed: $(VENV)/.bench

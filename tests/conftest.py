@@ -16,12 +16,13 @@ settings.register_profile("any machine", deadline=None)
 settings.load_profile("any machine")
 
 _SHARED = Path(__file__).parents[1].parent / "shared"
-_LONGEST = ("test_kill_nine.py", "test_learning_loop.py", "test_fault_matrix.py")
+_LONGEST = ("test_learning_loop.py", "test_fault_matrix.py", "test_kill_nine.py", "test_dagster_ui.py")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with the files that take longest: left to the end, they keep one core waiting for the other."""
-    items.sort(key=lambda item: item.path.name not in _LONGEST)
+    last = len(_LONGEST)
+    items.sort(key=lambda item: _LONGEST.index(item.path.name) if item.path.name in _LONGEST else last)
 
 
 @pytest.fixture(scope="session")
