@@ -100,17 +100,26 @@ def placement(fields: xr.Dataset) -> Placement:
             action="project the node onto a grid first",
         )
     x, y = fields["x"].values.astype(np.float64), fields["y"].values.astype(np.float64)
-    if x.size < 2 or y.size < 2:
+    # Over the whole width: the difference of two neighbours carries the rounding of both.
+    step_x, step_y = (
+        (c[-1] - c[0]) / (c.size - 1) if c.size > 1 else _told_step(fields, axis)
+        for axis, c in enumerate((x, y))
+    )
+    transform = Affine(step_x, 0.0, x[0] - step_x / 2, 0.0, step_y, y[0] - step_y / 2)
+    return Placement(crs=pyproj.CRS.from_wkt(wkt), transform=transform, shape=(y.size, x.size))
+
+
+def _told_step(fields: xr.Dataset, axis: int) -> float:
+    """Return the pixel size along x (0) or y (1) that the grid mapping tells: one row or column does not show its own."""
+    told = str(fields["spatial_ref"].attrs.get("GeoTransform", "")).split()
+    if len(told) != 6:
         raise GeostackError(
             "a field of one row or column has no pixel size",
             subject="publication",
-            found=f"{y.size} x {x.size} pixels",
+            found=f"{fields.sizes['y']} x {fields.sizes['x']} pixels, spatial_ref without GeoTransform",
             action="enlarge the area",
         )
-    # Over the whole width: the difference of two neighbours carries the rounding of both.
-    step_x, step_y = (x[-1] - x[0]) / (x.size - 1), (y[-1] - y[0]) / (y.size - 1)
-    transform = Affine(step_x, 0.0, x[0] - step_x / 2, 0.0, step_y, y[0] - step_y / 2)
-    return Placement(crs=pyproj.CRS.from_wkt(wkt), transform=transform, shape=(y.size, x.size))
+    return float(told[5 if axis else 1])
 
 
 def to_cog(

@@ -91,3 +91,23 @@ def test_what_has_no_map_says_so() -> None:
         placement(fields)
     with pytest.raises(GeostackError, match="no pixel size"):
         placement(node(shape=(1, 30)))
+
+
+@pytest.mark.parametrize(
+    "cut", [{"y": slice(3, 4)}, {"x": slice(5, 6)}, {"x": slice(5, 6), "y": slice(3, 4)}]
+)
+def test_a_field_of_one_row_or_column_lies_where_its_grid_says(cut: dict[str, slice]) -> None:
+    """As of a granule that an area's edge cuts to a sliver."""
+    whole = node(shape=(20, 30), step=60.0)
+    transform = placement(whole).transform
+    whole["spatial_ref"].attrs["GeoTransform"] = " ".join(map(repr, transform.to_gdal()))
+    place = placement(whole.isel(cut))
+    row, column = (cut.get(name, slice(0, 1)).start for name in ("y", "x"))
+    assert tuple(place.transform) == pytest.approx(
+        tuple(transform @ rasterio.Affine.translation(column, row))
+    )
+    data = to_cog(
+        whole["ch4_enhancement"].isel(cut).values, place, nodata=float("nan"), description="a", unit=""
+    )
+    with MemoryFile(data) as file, file.open() as source:
+        assert source.shape == place.shape
