@@ -46,7 +46,7 @@ def test_many_processes_end_well(sandbox_settings: Callable[..., Path]) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1800)
 def test_the_command_line_ends_well(sandbox_settings: Callable[..., Path], tmp_path: Path) -> None:
     codes = Counter()
     for index in range(5):

@@ -74,7 +74,7 @@ def daemon(home: Path, settings: Path) -> Iterator[Daemon]:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(2400)
 def test_a_daemon_that_is_killed_requests_each_run_once(
     worlds: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

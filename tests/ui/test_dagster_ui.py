@@ -29,7 +29,7 @@ from geostack_pipeline.settings import load_settings
 from geostack_pipeline.stages.plan import STAGES
 from geostack_pipeline.stages.workspace import Workspace, open_workspace
 
-pytestmark = [pytest.mark.browser, pytest.mark.slow, pytest.mark.timeout(1500)]
+pytestmark = [pytest.mark.browser, pytest.mark.slow, pytest.mark.timeout(3000)]
 
 FIRST, LAST = "2024-06-02", "2024-06-07"
 DAY = "2024-06-07"

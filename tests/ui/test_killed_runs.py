@@ -63,12 +63,12 @@ def at_work(dev: DagsterDev, folder: Path, count: int) -> tuple[str, int]:
         text = told.read_text() if told.exists() else ""
         return (known[-1]["runId"], int(text)) if text else None
 
-    found: tuple[str, int] = dev.wait_for(f"run {count} to work", there, seconds=240)
+    found: tuple[str, int] = dev.wait_for(f"run {count} to work", there, seconds=900)
     return found
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1200)
+@pytest.mark.timeout(3600)
 def test_a_training_that_is_killed_is_tried_again_once(tmp_path: Path) -> None:
     home = project_folder(tmp_path / "home")
     (tmp_path / "location.py").write_text(_LOCATION, encoding="utf-8")
@@ -89,8 +89,8 @@ def test_a_training_that_is_killed_is_tried_again_once(tmp_path: Path) -> None:
     with dagster_dev(home, file) as dev:
         third, _ = at_work(dev, tmp_path, 3)
         (tmp_path / "go").write_text("", encoding="utf-8")
-        dev.wait_for("the training", lambda: runs(dev)[-1]["status"] == "SUCCESS", seconds=240)
-        dev.wait_for("turns after it", lambda: dev.tail(4000).count("no label since") >= 2, seconds=240)
+        dev.wait_for("the training", lambda: runs(dev)[-1]["status"] == "SUCCESS", seconds=900)
+        dev.wait_for("turns after it", lambda: dev.tail(4000).count("no label since") >= 2, seconds=900)
         done = runs(dev)
     assert [run["status"] for run in done] == ["FAILURE", "FAILURE", "SUCCESS"]
     assert [run["runId"] for run in done[1:]] == [second, third]
