@@ -67,3 +67,16 @@ def scene(name: str, bands: Mapping[str, BandLayer], moment: datetime = NOON) ->
         view_zenith=None,
         bands=bands,
     )
+
+
+def square_grid(
+    resolution: float, west: float = 602000.0, north: float = 5098000.0, size: int = 6000
+) -> GridSpec:
+    """A grid of UTM zone 32 with its corner at (west, north) and ``size`` metres to a side."""
+    across = int(size / resolution)
+    return GridSpec(
+        crs="EPSG:32632",
+        transform=(resolution, 0.0, west, 0.0, -resolution, north),
+        width=across,
+        height=across,
+    )

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import rasterio
-from cube_oracle import layer, scene
+from cube_oracle import layer, scene, square_grid
 from gdal_warper import gdalwarp
 from obstore.store import LocalStore
 from rasterio.enums import Resampling
@@ -25,16 +25,6 @@ from geostack_pipeline.cube.levels import image_for, whole_image_for
 from geostack_pipeline.raster.crop import crop, plan_crop
 
 HOW = {"nearest": Resampling.nearest, "bilinear": Resampling.bilinear, "average": Resampling.average}
-
-
-def _grid(resolution: float, west: float = 602000.0, north: float = 5098000.0, size: int = 6000) -> GridSpec:
-    across = int(size / resolution)
-    return GridSpec(
-        crs="EPSG:32632",
-        transform=(resolution, 0.0, west, 0.0, -resolution, north),
-        width=across,
-        height=across,
-    )
 
 
 def _painted(path: Path, shape: tuple[int, int], factors: tuple[int, ...]) -> Path:
@@ -75,7 +65,7 @@ def test_the_choice_is_that_of_gdalwarp(painted: tuple[Path, Any], tmp_path: Pat
     around = [10.0 * own + by for own in real for by in (-1.1, -0.9, -0.5, -0.01, 0.0, 0.01, 1.1)]
     seen = set()
     for number, resolution in enumerate([9.0, 10.0, 11.0, *around, 300.0]):
-        grid = _grid(resolution, size=3000)
+        grid = square_grid(resolution, size=3000)
         expected = _factor(gdalwarp(path, grid, "near", tmp_path / f"{number}.tif"))
         assert _chosen(path, grid) == expected, resolution
         seen.add(expected)
@@ -143,7 +133,7 @@ def _picture(path: Path, grid: GridSpec, how: str, *, is_overview: bool = False)
 def test_a_window_of_the_overview_has_its_pixels_where_they_were(
     cog: Path, tmp_path: Path, resolution: float
 ) -> None:
-    grid = _grid(resolution, 602003.0, 5096007.0, 3500)
+    grid = square_grid(resolution, 602003.0, 5096007.0, 3500)
     file, result = _window(cog, grid, tmp_path)
     level = {18.9: None, 19.1: 0, 20.0: 0, 27.0: 0, 39.1: 1, 40.0: 1, 40.1: 1}.get(resolution, 2)
     assert result.overview == level
@@ -170,7 +160,7 @@ def test_a_cube_of_the_window_is_that_of_the_file_and_of_gdal(
     cog: Path, tmp_path: Path, how: str, resolution: float
 ) -> None:
     """Beside the edges of tiles, too: the grid's corners lie anywhere in them."""
-    grid = _grid(resolution, 603293.0, 5094714.0, 5130)
+    grid = square_grid(resolution, 603293.0, 5094714.0, 5130)
     file, result = _window(cog, grid, tmp_path)
     mine = _picture(file, grid, how, is_overview=result.overview is not None)
     whole = _picture(cog, grid, how)
@@ -245,7 +235,7 @@ def test_a_window_of_the_full_image_holds_what_has_weight(
 )
 def test_windows_of_other_files(tmp_path: Path, options: dict[str, Any]) -> None:
     path = _cog(tmp_path / "in.tif", **options)
-    grid = _grid(41.0, 604000.0, 5095000.0, 4000)
+    grid = square_grid(41.0, 604000.0, 5095000.0, 4000)
     file, result = _window(path, grid, tmp_path)
     assert result.overview == 1
     with rasterio.open(path, overview_level=1) as source, rasterio.open(file) as window:
@@ -261,7 +251,7 @@ def test_windows_of_other_files(tmp_path: Path, options: dict[str, Any]) -> None
 def test_a_window_of_a_file_whose_places_are_those_of_centres(tmp_path: Path) -> None:
     """GDAL moves such a place by half a pixel: half of the overview's, once it is the overview's."""
     path = _cog(tmp_path / "in.tif", tags={"AREA_OR_POINT": "Point"})
-    grid = _grid(80.0, 604000.0, 5095000.0, 4000)
+    grid = square_grid(80.0, 604000.0, 5095000.0, 4000)
     file, result = _window(path, grid, tmp_path)
     assert result.overview == 2
     with rasterio.open(path, overview_level=2) as source, rasterio.open(file) as window:
@@ -275,7 +265,7 @@ def test_an_overview_that_cannot_stand_for_the_image_is_not_cut(tmp_path: Path) 
     path = write_tiff(tmp_path / "in.tif", data, resolution=10, compress="jpeg")
     with rasterio.open(path, "r+") as file:
         file.build_overviews([2, 4], Resampling.average)
-    grid = _grid(40.0, 601000.0, 5099000.0, 4000)
+    grid = square_grid(40.0, 601000.0, 5099000.0, 4000)
     file, result = _window(path, grid, tmp_path)
     assert result.overview is None
     assert result.source_shape == (1, 800, 800)

@@ -8,7 +8,7 @@ import numpy as np
 import pyproj
 import pytest
 import rasterio
-from cube_oracle import gdal, layer, scene
+from cube_oracle import gdal, layer, scene, square_grid
 from rasterio.enums import Resampling
 from rasterio.transform import Affine
 from rasterio.vrt import WarpedVRT
@@ -46,16 +46,6 @@ def cog(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def _grid(resolution: float, west: float = 602000.0, north: float = 5098000.0, size: int = 6000) -> GridSpec:
-    across = int(size / resolution)
-    return GridSpec(
-        crs="EPSG:32632",
-        transform=(resolution, 0.0, west, 0.0, -resolution, north),
-        width=across,
-        height=across,
-    )
-
-
 def _picture(path: Path, grid: GridSpec, **more: object) -> np.ndarray:
     return build_packed(grid, [scene("a", {"B": layer(path)})], ["B"], **more).reflectance.values[0, 0]
 
@@ -72,7 +62,7 @@ def _weights(how: str, x: float, y: float | None = None) -> dict[str, str]:
 @pytest.mark.parametrize("how", ["bilinear", "average", "nearest"])
 @pytest.mark.parametrize("resolution", [9.0, 20.0, 21.0, 37.0])
 def test_resampling_in_the_same_zone(plain: Path, how: str, resolution: float) -> None:
-    grid = _grid(resolution, 602003.0, 5098007.0)
+    grid = square_grid(resolution, 602003.0, 5098007.0)
     mine = _picture(plain, grid, resampling=how)
     expected = gdal(plain, grid, HOW[how], **_weights(how, resolution / 20.0))
     # a scene gives a pixel where the source pixel under its centre has data: holes stay as they are
@@ -286,7 +276,7 @@ def _chosen(path: Path, resolution: float) -> int | None:
     "resolution", [18.9, 19.1, 20.0, 20.1, 38.9, 39.1, 40.0, 40.1, 78.9, 79.1, 80.0, 80.1, 200.0]
 )
 def test_overviews_around_their_boundaries(cog: Path, how: str, resolution: float) -> None:
-    grid = _grid(resolution, 602000.0, 5098000.0, 9000)
+    grid = square_grid(resolution, 602000.0, 5098000.0, 9000)
     level = _chosen(cog, resolution)
     assert (level is None) is (resolution < 19.0)
     cube = build_packed(grid, [scene("a", {"B": layer(cog)})], ["B"], resampling=how, overviews=True)
@@ -333,7 +323,7 @@ def test_overviews_of_odd_sizes(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("resolution", [19.9, 20.0, 20.1, 40.0, 80.1])
 def test_without_overviews_the_full_image_is_read(cog: Path, resolution: float) -> None:
-    grid = _grid(resolution, size=5000)
+    grid = square_grid(resolution, size=5000)
     mine, expected = _picture(cog, grid), gdal(cog, grid, Resampling.average)
     given = gdal(cog, grid) > 0
     assert np.array_equal(mine > 0, given)
@@ -353,7 +343,7 @@ def test_overviews_move_a_fraction_of_the_bytes(cog: Path, monkeypatch: pytest.M
         return whole(self, *given)
 
     monkeypatch.setattr(TileDecoder, "decode", counted)
-    grid = _grid(80.0)
+    grid = square_grid(80.0)
     found = {}
     for overviews in (False, True):
         decoded.clear()
@@ -369,13 +359,13 @@ def test_classes_never_come_from_an_overview(tmp_path: Path, cog: Path) -> None:
         file.build_overviews([2, 4], Resampling.average)
     for how in ("auto", "bilinear", "average"):
         cube = build_packed(
-            _grid(40.0),
+            square_grid(40.0),
             [scene("a", {"SCL": layer(path), "B": layer(cog)})],
             ["B"],
             resampling=how,
             overviews=True,
         )
-        assert np.array_equal(cube.scl.values[0], gdal(path, _grid(40.0)))
+        assert np.array_equal(cube.scl.values[0], gdal(path, square_grid(40.0)))
 
 
 @pytest.mark.parametrize("layout", ["strips", "jp2", "mask", "planar", "pixel"])
@@ -429,7 +419,7 @@ def test_types_and_missing_numbers_in_means(tmp_path: Path, dtype: str, how: str
     missing = np.isnan(numbers[0]) if np.isnan(nodata) else numbers[0] == nodata
     reflectance[missing] = -9999.0
     oracle = write_tiff(tmp_path / "oracle.tif", reflectance[None], nodata=-9999.0)
-    grid = _grid(17.0 if how == "bilinear" else 47.0, 600411.0, 5099593.0, 4500)
+    grid = square_grid(17.0 if how == "bilinear" else 47.0, 600411.0, 5099593.0, 4500)
     one = scene("a", {"B": layer(path, scale=scale, offset=-0.05, nodata=None)})
     cube = build_packed(grid, [one], ["B"], resampling=how)
     mine = np.where(cube.reflectance.values[0, 0] > 0, cube.reflectance.values[0, 0] * 1e-4 - 0.1, np.nan)
@@ -443,7 +433,7 @@ def test_types_and_missing_numbers_in_means(tmp_path: Path, dtype: str, how: str
 
 
 def test_the_default_says_nothing_and_another_is_named(plain: Path) -> None:
-    grid = _grid(40.0, size=1000)
+    grid = square_grid(40.0, size=1000)
     cube = build_packed(grid, [scene("a", {"B": layer(plain)})], ["B"])
     assert "resampling" not in cube.reflectance.attrs
     cube = build_packed(grid, [scene("a", {"B": layer(plain)})], ["B"], resampling="bilinear")
